@@ -1,0 +1,147 @@
+"""Declared configuration, in slices, and the frozen `EngineConfig` that `serving.resolve` derives from it.
+
+Every declared field has a default and a description: command-line flags, the environment table and the configuration
+reference are made from them. Nothing here is written to after construction; a later stage derives a new object.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+PositiveInt = Annotated[int, Meta(ge=1)]
+
+
+def _doc(description: str) -> Meta:
+    return Meta(description=description)
+
+
+class _Slice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class ModelConfig(_Slice):
+    model_id: Annotated[str, _doc("Hub id, local folder, s3:// prefix or `demo`")] = ""
+    revision: Annotated[str | None, _doc("branch, tag or commit of a Hub model")] = None
+    quantize: Annotated[str | None, _doc("quantization scheme; none is built yet, so any value is refused")] = None
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], _doc("compute type; auto = float32 on CPU, the model's on CUDA")
+    ] = "auto"
+    trust_remote_code: Annotated[bool, _doc("allow code that comes with a model; nothing built today runs any")] = False
+
+
+class CacheConfig(_Slice):
+    block_size: Annotated[PositiveInt, _doc("tokens per KV block")] = 16
+    max_batch_total_tokens: Annotated[
+        PositiveInt | None, _doc("KV capacity in tokens; absent: sized from free memory")
+    ] = None
+    memory_fraction: Annotated[float, Meta(gt=0.0, le=1.0), _doc("share of the CUDA memory we may use")] = 0.9
+    prefix_caching: Annotated[bool, _doc("reuse the KV blocks of equal prompt beginnings")] = True
+
+
+class SchedulerConfig(_Slice):
+    max_batch_prefill_tokens: Annotated[
+        PositiveInt | None, _doc("token budget of one step; absent: 2048 on CUDA, 512 on CPU")
+    ] = None
+    max_num_seqs: Annotated[PositiveInt, _doc("sequences that run at the same time")] = 256
+    max_queue_tokens: Annotated[PositiveInt | None, _doc("prompt tokens that may wait; absent: 4 x KV capacity")] = None
+    step_time_budget_s: Annotated[float, Meta(gt=0.0), _doc("longest step the scheduler plans, seconds")] = 0.25
+
+
+class ParallelConfig(_Slice):
+    num_ranks: Annotated[
+        PositiveInt | None, _doc("tensor-parallel ranks (SM_NUM_GPUS); absent: all GPUs that fit, 1 on CPU")
+    ] = None
+
+
+class LimitsConfig(_Slice):
+    max_input_tokens: Annotated[PositiveInt | None, _doc("longest prompt; absent: max_total_tokens - 1")] = None
+    max_total_tokens: Annotated[
+        PositiveInt | None, _doc("longest prompt + output; absent: the model's context or the KV capacity, the smaller")
+    ] = None
+    max_concurrent_requests: Annotated[PositiveInt, _doc("generations held at once; beyond it 429")] = 128
+    max_best_of: Annotated[PositiveInt, _doc("largest best_of")] = 2
+    max_stop_sequences: Annotated[int, Meta(ge=0), _doc("stop strings per request")] = 4
+    max_top_n_tokens: Annotated[int, Meta(ge=0), _doc("largest top_n_tokens")] = 5
+    payload_limit_bytes: Annotated[PositiveInt, _doc("largest request body, bytes")] = 32 * 1024 * 1024
+
+
+class RuntimeConfig(_Slice):
+    device: Annotated[Literal["auto", "cuda", "cpu"], _doc("where the model runs")] = "auto"
+    deterministic: Annotated[bool, _doc("a row's bits depend on its own tokens only; slower")] = False
+    num_threads: Annotated[PositiveInt | None, _doc("CPU threads per rank; absent: cores / ranks")] = None
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _doc("log level")] = "info"
+    json_logs: Annotated[bool, _doc("one JSON object per log line")] = False
+
+
+class HttpConfig(_Slice):
+    host: Annotated[str, _doc("address to listen on, an IP literal")] = "0.0.0.0"
+    port: Annotated[int, Meta(ge=0, le=65535), _doc("port to listen on; 0 = any free one")] = 8080
+    api_workers: Annotated[PositiveInt | None, _doc("gunicorn workers; absent: one per 8 cores")] = None
+    heartbeat_s: Annotated[float, Meta(gt=0.0), _doc("silence on a stream after which a comment is sent")] = 15.0
+    body_timeout_s: Annotated[float, Meta(gt=0.0), _doc("time a client has to send its body")] = 30.0
+    drain_timeout_s: Annotated[float, Meta(ge=0.0), _doc("time running work has after SIGTERM")] = 25.0
+
+
+class ServerConfig(_Slice):
+    """Everything a user can declare. Written to the run directory for the front and the engine to read."""
+
+    model: ModelConfig = ModelConfig()
+    cache: CacheConfig = CacheConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    limits: LimitsConfig = LimitsConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    http: HttpConfig = HttpConfig()
+
+
+class EngineConfig(_Slice):
+    """The engine's final configuration, made by `serving.resolve` only."""
+
+    model_dir: str
+    model_id: str
+    revision: str | None
+    device: Literal["cuda", "cpu"]
+    dtype: Literal["float32", "bfloat16", "float16"]
+    num_ranks: int
+    num_threads: int
+    block_size: int
+    max_batch_total_tokens: int | None
+    memory_fraction: float
+    prefix_caching: bool
+    max_step_tokens: int
+    step_time_budget_s: float
+    max_num_seqs: int
+    max_queue_tokens: int | None
+    max_concurrent_requests: int
+    max_best_of: int
+    max_input_tokens: int | None
+    max_total_tokens: int
+    deterministic: bool
+    log_level: str = "info"
+    json_logs: bool = False
+
+
+class KVGroupConfig(_Slice):
+    """One KV group as the scheduler sees it. `window` is the sliding window in tokens (None: full attention)."""
+
+    name: str
+    window: int | None = None
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Start-up stage, published by PID 1 in `<run_dir>/stage.json` (replaced atomically) and read by `/ping`.
+
+    `stage` is `starting`, `downloading`, `loading`, `warm-up`, `ready`, `draining` or `failed`;
+    `detail` is for people (`43 %`, `3/8`, the reason of a failure).
+    """
+
+    stage: str
+    detail: str = ""
+
+
+RUN_CONFIG_FILE = "server.json"
+STAGE_FILE = "stage.json"
+ENGINE_SOCKET = "engine.sock"

@@ -1,0 +1,121 @@
+"""The roles that layers are built against. Concrete attention, quantization and LoRA code implements these; layers and
+models know nothing else of them. Tensors only: no requests, no files.
+
+Shapes: T = tokens of the step (all rows packed), B = rows, Hq/Hkv = query/KV heads of this rank, D = head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(slots=True, frozen=True)
+class KVGroupSpec:
+    """A set of layers that share one block table. `window` None means full attention.
+
+    `bytes_per_token` is what one token costs in all layers of the group on this rank.
+    """
+
+    name: str
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    window: int | None = None
+
+    @property
+    def bytes_per_token(self) -> int:
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+
+
+@dataclass(slots=True, frozen=True)
+class KVLayerCache:
+    """One layer's paged cache. key, value: [num_blocks, block_size, Hkv, D]. Block 0 is padding and stays finite."""
+
+    key: Tensor
+    value: Tensor
+
+
+@dataclass(slots=True)
+class AttentionMetadata:
+    """Where the step's queries and keys live, for one KV group.
+
+    query_start [B+1] int32: row b owns tokens query_start[b]:query_start[b+1] of the packed T.
+    seq_lens [B] int32: context length of each row after this step (its queries are the last query_lens of it).
+    block_tables [B, max_blocks] int32; slot_mapping [T] int64: block * block_size + offset for each new token.
+    The `*_list` fields are host copies (no device sync needed to read them).
+    """
+
+    query_start: Tensor
+    seq_lens: Tensor
+    block_tables: Tensor
+    slot_mapping: Tensor
+    query_lens_list: list[int]
+    seq_lens_list: list[int]
+    block_size: int
+    scratch: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors a backend derives once per step (masks, gather indices) and reuses in every layer of the group."""
+
+    @property
+    def max_query_len(self) -> int:
+        return max(self.query_lens_list)
+
+    @property
+    def max_seq_len(self) -> int:
+        return max(self.seq_lens_list)
+
+
+@dataclass(slots=True)
+class ForwardContext:
+    """What a forward pass hands to the layers: per KV group the metadata, per layer index its cache.
+
+    `caches` is None in the memory warm-up, where attention runs without a cache over the packed tokens.
+    """
+
+    attention: dict[str, AttentionMetadata]
+    caches: list[KVLayerCache] | None
+
+
+class AttentionBackend(Protocol):
+    """Paged causal attention with the KV write included."""
+
+    name: str
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, *,
+        cache: KVLayerCache | None, metadata: AttentionMetadata, scale: float, window: int | None,
+    ) -> Tensor:
+        """query [T, Hq, D], key/value [T, Hkv, D] (already rotated) -> [T, Hq, D].
+
+        Writes key/value to `cache` at `metadata.slot_mapping` first. A query at position p sees keys max(0, p-window+1)..p.
+        With `cache` None the step's own keys are the whole context.
+        """
+        ...
+
+
+class QuantMethod(Protocol):
+    """How a linear layer stores its weight and multiplies by it. Owns the shape of what it stores."""
+
+    def create(self, out_features: int, in_features: int, *, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+        """Empty parameters by name; the loader fills them by slices."""
+        ...
+
+    def finalize(self, parameters: dict[str, Tensor]) -> None:
+        """Called once after loading: repack for the kernel."""
+        ...
+
+    def apply(self, parameters: dict[str, Tensor], x: Tensor, bias: Tensor | None) -> Tensor:
+        """x [T, in] -> [T, out]."""
+        ...
+
+
+class LoraSlot(Protocol):
+    """Low-rank additions for the rows of this step; data, never a branch in a layer."""
+
+    def add(self, x: Tensor, output: Tensor) -> None:
+        """Add B(Ax) of each row's adapter to `output` in place."""
+        ...

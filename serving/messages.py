@@ -1,0 +1,196 @@
+"""Every struct that crosses a socket: front <-> engine, engine -> ranks. Nothing else lives here.
+
+Two tagged unions, one decoder each. New fields get defaults, so that an old peer can still read them.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from serving.batch import ScheduledBatch
+from serving.errors import WireError
+from serving.sampling_params import SamplingParams
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    """Wire defaults shared by all messages."""
+
+
+# ---------------------------------------------------------------- front -> engine
+
+
+class AddRequest(_Message, tag="add"):
+    """Start one generation of `params.n` sequences. `request_id` is unique per front and carries the front's id."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    adapter_id: str | None = None
+    cache_salt: str = ""
+
+
+class AbortRequest(_Message, tag="abort"):
+    """Stop one sequence (`index`) or, with None, all sequences of a request. Unknown ids are ignored."""
+
+    request_id: str
+    index: int | None = None
+
+
+class Ping(_Message, tag="ping"):
+    """Answered between two steps with a `CommandReply` that carries `EngineStats`."""
+
+    nonce: int
+
+
+class LoadAdapter(_Message, tag="load_adapter"):
+    nonce: int
+    name: str
+    source: str
+
+
+class UnloadAdapter(_Message, tag="unload_adapter"):
+    nonce: int
+    name: str
+
+
+ToEngine = AddRequest | AbortRequest | Ping | LoadAdapter | UnloadAdapter
+
+
+# ---------------------------------------------------------------- engine -> front
+
+
+class EngineReady(_Message, tag="ready"):
+    """First message on every connection, sent once the engine can serve: the facts a front needs."""
+
+    model_id: str
+    model_dir: str
+    revision: str | None
+    device: str
+    dtype: str
+    num_ranks: int
+    vocab_size: int
+    eos_token_ids: list[int]
+    max_input_tokens: int
+    max_total_tokens: int
+    max_step_tokens: int
+    max_num_seqs: int
+    num_blocks: int
+    block_size: int
+    stall_limit_s: float
+    architecture: str = ""
+
+
+class RequestAccepted(_Message, tag="accepted"):
+    """The request was admitted; from here on it ends in exactly one terminal `SequenceOutput` per sequence."""
+
+    request_id: str
+
+
+class TopToken(msgspec.Struct, frozen=True, array_like=True):
+    id: int
+    logprob: float
+
+
+class SequenceOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one step added to one sequence. Terminal when `finish_reason` is set.
+
+    `token_ids`, `logprobs` and, if asked for, `top_tokens` have equal length. `finish_reason` is `length`, `eos_token`,
+    `stop_token`, `abort` or `error`; with `error`, `error` holds the cause. A request refused before admission gets one
+    output with index 0, no tokens and `error`. Timings are seconds, filled in on the terminal output.
+    `prompt_logprobs` (one per prompt token, the first None) comes with the first output when asked for.
+    """
+
+    request_id: str
+    index: int = 0
+    token_ids: list[int] = []
+    logprobs: list[float] = []
+    top_tokens: list[list[TopToken]] | None = None
+    finish_reason: str | None = None
+    error: WireError | None = None
+    num_cached_tokens: int = 0
+    prompt_logprobs: list[float | None] | None = None
+    seed: int | None = None
+    queue_s: float = 0.0
+    inference_s: float = 0.0
+
+
+class StepOutputs(_Message, tag="step"):
+    """One message per step and front: all news of that front's requests."""
+
+    outputs: list[SequenceOutput]
+
+
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Engine-owned gauges and counters (counters since boot)."""
+
+    num_steps: int
+    num_waiting: int
+    num_running: int
+    num_waiting_tokens: int
+    num_free_blocks: int
+    num_blocks: int
+    num_requests: int
+    num_finished: int
+    num_failed: int
+    num_aborted: int
+    num_preemptions: int
+    num_prompt_tokens: int
+    num_generated_tokens: int
+    num_cached_tokens: int
+    forward_s: float
+
+
+class CommandReply(_Message, tag="reply"):
+    nonce: int
+    error: WireError | None = None
+    stats: EngineStats | None = None
+
+
+class EngineFailed(_Message, tag="failed"):
+    """Last message of a dying engine; every open request has ended with it."""
+
+    reason: str
+
+
+FromEngine = EngineReady | RequestAccepted | StepOutputs | CommandReply | EngineFailed
+
+
+# ---------------------------------------------------------------- engine <-> ranks
+
+
+class ExecuteBatch(_Message, tag="execute"):
+    batch: ScheduledBatch
+
+
+class InitializeCache(_Message, tag="initialize_cache"):
+    """Allocate the KV cache with this many blocks per group."""
+
+    num_blocks: list[int]
+
+
+class RunWarmup(_Message, tag="warmup"):
+    """Run the largest step once, without a cache, so that its peak memory is known."""
+
+    num_tokens: int
+
+
+class Shutdown(_Message, tag="shutdown"):
+    pass
+
+
+ToRank = ExecuteBatch | InitializeCache | RunWarmup | LoadAdapter | Shutdown
+
+
+class RankReady(_Message, tag="rank_ready"):
+    """A rank has loaded its shard, or finished the command before; `free_bytes` is what its device has left."""
+
+    rank: int
+    free_bytes: int = 0
+
+
+class RankFailed(_Message, tag="rank_failed"):
+    rank: int
+    reason: str
+
+
+FromRank = RankReady | RankFailed
