@@ -19,6 +19,12 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
 # ---------------------------------------------------------------- front -> engine
 
 
+class Hello(_Message, tag="hello"):
+    """First message on every connection. From here on the connection speaks for requests named `{front_id}-…` only."""
+
+    front_id: str
+
+
 class AddRequest(_Message, tag="add"):
     """Start one generation of `params.n` sequences. `request_id` is unique per front and carries the front's id."""
 
@@ -53,7 +59,7 @@ class UnloadAdapter(_Message, tag="unload_adapter"):
     name: str
 
 
-ToEngine = AddRequest | AbortRequest | Ping | LoadAdapter | UnloadAdapter
+ToEngine = Hello | AddRequest | AbortRequest | Ping | LoadAdapter | UnloadAdapter
 
 
 # ---------------------------------------------------------------- engine -> front
@@ -129,7 +135,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     num_waiting_tokens: int
     num_free_blocks: int
     num_blocks: int
-    num_requests: int
+    num_sequences: int
     num_finished: int
     num_failed: int
     num_aborted: int

@@ -21,7 +21,6 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """
 
     max_new_tokens: int | None = None
-    min_new_tokens: int = 0
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -65,7 +64,6 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         _require(0 <= self.top_k < 2**31, "top_k", self.top_k, "0 (off) or a positive 32-bit number")
         _require(self.repetition_penalty > 0.0, "repetition_penalty", self.repetition_penalty, "above 0")
         _require(self.n >= 1, "n", self.n, "at least 1")
-        _require(self.min_new_tokens >= 0, "min_new_tokens", self.min_new_tokens, "0 or above")
         _require(self.top_n_tokens >= 0, "top_n_tokens", self.top_n_tokens, "0 or above")
         if self.max_new_tokens is not None:
             _require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "at least 1")

@@ -1,0 +1,255 @@
+"""EngineCore: admission, the step, and the books. Owns the scheduler and the executor; knows neither text nor sockets."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from serving.config import EngineConfig, KVGroupConfig
+from serving.engine.kv_cache import KVCacheManager, cache_root
+from serving.engine.request import FINISH_REASONS, Request, RequestStatus, child_seed
+from serving.engine.scheduler import Scheduler
+from serving.errors import InvalidRequest, ModelError, Overloaded, WireError
+from serving.messages import AddRequest, EngineReady, EngineStats, SequenceOutput
+
+if TYPE_CHECKING:
+    from serving.engine.executor import Executor
+
+_MIN_STALL_LIMIT_S = 20.0
+
+
+class EngineCore:
+    """One model, ready to serve. `executor` must have loaded, warmed up and allocated its cache (see `boot`)."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        executor: Executor,
+        *,
+        groups: list[KVGroupConfig],
+        num_blocks: list[int],
+        warm_up_s: float,
+    ) -> None:
+        cache = KVCacheManager(
+            groups, num_blocks, block_size=config.block_size, prefix_caching=config.prefix_caching
+        )
+        self._config = config
+        self._executor = executor
+        self._cache = cache
+        self._scheduler = Scheduler(
+            cache,
+            max_step_tokens=config.max_step_tokens,
+            max_num_seqs=config.max_num_seqs,
+            step_time_budget_s=config.step_time_budget_s,
+        )
+        self._max_total_tokens = cache.max_tokens_alone(config.max_step_tokens, config.max_total_tokens)
+        self._max_input_tokens = min(config.max_input_tokens or self._max_total_tokens, self._max_total_tokens - 1)
+        if self._max_input_tokens < 1:
+            raise ModelError(
+                f"the KV cache holds {self._max_total_tokens} tokens, too few for one request: free memory, or lower "
+                f"MAX_BATCH_PREFILL_TOKENS (now {config.max_step_tokens})"
+            )
+        self._max_queue_tokens = config.max_queue_tokens or 4 * cache.num_blocks * config.block_size
+        self._stall_limit_s = max(_MIN_STALL_LIMIT_S, 5.0 * warm_up_s)
+        self._boot_seed = os.urandom(32)
+        self._eos_token_ids = frozenset(executor.eos_token_ids)
+        self._requests: dict[str, dict[int, Request]] = {}
+        self._pending: list[SequenceOutput] = []
+        self._counters = {name: 0 for name in _COUNTERS}
+        self._num_steps = 0
+        self._forward_s = 0.0
+
+    # ------------------------------------------------------------ requests
+
+    def add_request(self, message: AddRequest) -> None:
+        """Admit or refuse. Raises `InvalidRequest` for what can never run and `Overloaded` for what cannot run now."""
+        params = message.params
+        params.validate(vocab_size=self._executor.vocab_size)
+        self._check_prompt(message)
+        if params.n > self._config.max_best_of:
+            raise InvalidRequest(
+                f"`best_of` must be at most {self._config.max_best_of} (MAX_BEST_OF), got {params.n}", field="best_of"
+            )
+        self._check_load(message)
+        seed = params.seed if params.seed is not None else int.from_bytes(os.urandom(8), "little")
+        num_prompt = len(message.prompt_token_ids)
+        max_output = params.max_new_tokens or self._max_total_tokens - num_prompt
+        root = cache_root(self._boot_seed, salt=message.cache_salt)
+        now_s = time.monotonic()
+        sequences = [
+            Request(
+                request_id=message.request_id,
+                index=index,
+                params=params,
+                seed=child_seed(seed, index),
+                token_ids=list(message.prompt_token_ids),
+                num_prompt_tokens=num_prompt,
+                max_output_tokens=max_output,
+                eos_token_ids=self._eos_token_ids,
+                cache_root=root,
+                arrival_s=now_s,
+                status=RequestStatus.WAITING if index == 0 else RequestStatus.WAITING_FOR_FORK,
+            )
+            for index in range(params.n)
+        ]
+        sequences[0].children = sequences[1:]
+        self._requests[message.request_id] = {request.index: request for request in sequences}
+        self._counters["num_sequences"] += params.n
+        self._counters["num_prompt_tokens"] += num_prompt
+        self._scheduler.add(sequences[0])
+
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        """End one sequence, or all of a request, with finish reason `abort`. Unknown ids are ignored: the request may
+        have ended while the message was under way."""
+        group = self._requests.get(request_id, {})
+        for request in [r for i, r in group.items() if index is None or i == index]:
+            self._scheduler.abort(request)
+            self._counters["num_aborted"] += 1
+            self._close(request)
+
+    def abort_front(self, front_id: str) -> None:
+        """A front is gone: so are its requests."""
+        for request_id in [key for key in self._requests if key.rpartition("-")[0] == front_id]:
+            self.abort(request_id)
+
+    def fail_all(self, reason: str) -> list[SequenceOutput]:
+        """End everything with a generation error; the outputs must still be delivered."""
+        for group in list(self._requests.values()):
+            for request in list(group.values()):
+                self._scheduler.fail(request)
+                self._counters["num_failed"] += 1
+                self._close(request, WireError(error_type="generation", message=reason))
+        return self._take_pending()
+
+    def has_work(self) -> bool:
+        return bool(self._requests or self._pending)
+
+    # ------------------------------------------------------------ the step
+
+    def step(self) -> list[SequenceOutput]:
+        """Schedule, execute, update. Returns the news of all requests, those that ended since the last step included."""
+        batch = self._scheduler.schedule(time.monotonic())
+        if batch is None:
+            return self._take_pending()
+        result = self._executor.execute(batch)
+        outputs = self._scheduler.update(batch, result, time.monotonic())
+        self._num_steps += 1
+        self._forward_s += result.forward_s
+        self._account(outputs)
+        return self._take_pending() + outputs
+
+    # ------------------------------------------------------------ facts
+
+    def ready(self, *, architecture: str) -> EngineReady:
+        config = self._config
+        return EngineReady(
+            model_id=config.model_id,
+            model_dir=config.model_dir,
+            revision=config.revision,
+            device=config.device,
+            dtype=config.dtype,
+            num_ranks=config.num_ranks,
+            vocab_size=self._executor.vocab_size,
+            eos_token_ids=sorted(self._eos_token_ids),
+            max_input_tokens=self._max_input_tokens,
+            max_total_tokens=self._max_total_tokens,
+            max_step_tokens=config.max_step_tokens,
+            max_num_seqs=config.max_num_seqs,
+            num_blocks=self._cache.num_blocks,
+            block_size=config.block_size,
+            stall_limit_s=self._stall_limit_s,
+            architecture=architecture,
+        )
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            num_steps=self._num_steps,
+            num_waiting=self._scheduler.num_waiting,
+            num_running=self._scheduler.num_running,
+            num_waiting_tokens=self._scheduler.num_waiting_tokens,
+            num_free_blocks=self._cache.num_free_blocks,
+            num_blocks=self._cache.num_blocks,
+            num_preemptions=self._scheduler.num_preemptions,
+            forward_s=self._forward_s,
+            **self._counters,
+        )
+
+    def check(self) -> None:
+        """Raise if blocks or rows are not where the living requests say they are."""
+        self._scheduler.check()
+
+    def close(self) -> None:
+        self._executor.close()
+
+    # ------------------------------------------------------------ admission arithmetic
+
+    def _check_prompt(self, message: AddRequest) -> None:
+        num_prompt, params = len(message.prompt_token_ids), message.params
+        if num_prompt == 0:
+            raise InvalidRequest("`inputs` must have at least 1 token", field="inputs")
+        vocab_size = self._executor.vocab_size
+        for token_id in (min(message.prompt_token_ids), max(message.prompt_token_ids)):
+            if not 0 <= token_id < vocab_size:
+                raise InvalidRequest(f"`inputs` has token id {token_id}, must be in [0, {vocab_size})", field="inputs")
+        if num_prompt > self._max_input_tokens:
+            raise InvalidRequest(
+                f"`inputs` must have at most {self._max_input_tokens} tokens, got {num_prompt}", field="inputs"
+            )
+        num_new = params.max_new_tokens or 1
+        if num_prompt + num_new > self._max_total_tokens:
+            raise InvalidRequest(
+                f"`inputs` tokens + `max_new_tokens` must be at most {self._max_total_tokens}, got {num_prompt} `inputs` "
+                f"tokens and {num_new} `max_new_tokens`",
+                field="max_new_tokens",
+            )
+
+    def _check_load(self, message: AddRequest) -> None:
+        if message.request_id in self._requests:
+            raise InvalidRequest(f"request id {message.request_id!r} is in use", field="request_id")
+        num_active = sum(len(group) for group in self._requests.values())
+        num_waiting_tokens = self._scheduler.num_waiting_tokens
+        too_many = num_active + message.params.n > self._config.max_concurrent_requests
+        too_long = num_waiting_tokens > 0 and (
+            num_waiting_tokens + len(message.prompt_token_ids) > self._max_queue_tokens
+        )
+        if too_many or too_long:
+            drain_s = num_waiting_tokens * (self._scheduler.seconds_per_token or 0.0)
+            raise Overloaded("Model is overloaded", retry_after_s=max(1.0, drain_s))
+
+    # ------------------------------------------------------------ books
+
+    def _account(self, outputs: list[SequenceOutput]) -> None:
+        for output in outputs:
+            self._counters["num_generated_tokens"] += len(output.token_ids)
+            if output.finish_reason is not None:
+                self._counters["num_finished"] += 1
+                self._counters["num_cached_tokens"] += output.num_cached_tokens
+                self._forget(output.request_id, output.index)
+
+    def _close(self, request: Request, error: WireError | None = None) -> None:
+        self._pending.append(
+            SequenceOutput(
+                request_id=request.request_id,
+                index=request.index,
+                finish_reason=FINISH_REASONS[request.status],
+                error=error,
+            )
+        )
+        self._forget(request.request_id, request.index)
+
+    def _forget(self, request_id: str, index: int) -> None:
+        group = self._requests[request_id]
+        del group[index]
+        if not group:
+            del self._requests[request_id]
+
+    def _take_pending(self) -> list[SequenceOutput]:
+        pending, self._pending = self._pending, []
+        return pending
+
+
+_COUNTERS = (
+    "num_sequences", "num_finished", "num_failed", "num_aborted",
+    "num_prompt_tokens", "num_generated_tokens", "num_cached_tokens",
+)  # fmt: skip

@@ -1,0 +1,294 @@
+"""Decides, step by step, how many tokens of which request are computed next. Plain Python: no torch, no clock (times are
+passed in), no environment.
+
+There is no prefill or decode phase: each request has tokens that are known but not computed, and a step computes some of
+them. A new prompt, the rest of a chunked prompt, a request that resumes after preemption and a decode differ only in that
+number. Requests that need one token always run; longer ones share the rest of the token budget evenly.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+
+from serving.batch import BlockCopy, NewRow, ScheduledBatch, ScheduledRow, StepResult
+from serving.engine.kv_cache import KVCacheManager
+from serving.engine.request import Request, RequestStatus
+from serving.engine.step_cost import StepCost
+from serving.messages import SequenceOutput, TopToken
+
+_MAX_WAITING_CLAIMS = 16
+
+
+class Scheduler:
+    def __init__(
+        self, cache: KVCacheManager, *, max_step_tokens: int, max_num_seqs: int, step_time_budget_s: float
+    ) -> None:
+        self.cache = cache
+        self.num_preemptions = 0
+        self._max_step_tokens = max_step_tokens
+        self._step_time_budget_s = step_time_budget_s
+        self._cost = StepCost()
+        self._waiting: deque[Request] = deque()
+        self._running: list[Request] = []
+        self._forking: list[Request] = []
+        self._free_rows = list(range(max_num_seqs - 1, -1, -1))
+        self._released_rows: list[int] = []
+        self._step = 0
+
+    # ------------------------------------------------------------ queue
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting) + len(self._forking)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_waiting_tokens(self) -> int:
+        return sum(request.num_uncomputed_tokens for request in self._waiting)
+
+    @property
+    def seconds_per_token(self) -> float | None:
+        return self._cost.seconds_per_token
+
+    def add(self, request: Request) -> None:
+        """Queue a sequence and, behind it, the children that will fork from it."""
+        self._waiting.append(request)
+        self._forking.extend(request.children)
+
+    def abort(self, request: Request) -> None:
+        """End a sequence now, whatever it is doing. Its children go on by themselves."""
+        self._finish(request, RequestStatus.ABORT)
+
+    def fail(self, request: Request) -> None:
+        self._finish(request, RequestStatus.ERROR)
+
+    def requests(self) -> Iterator[Request]:
+        """All sequences that have not ended."""
+        yield from self._running
+        yield from self._waiting
+        yield from self._forking
+
+    # ------------------------------------------------------------ one step
+
+    def schedule(self, now_s: float) -> ScheduledBatch | None:
+        """Plan the next step, or None if nothing can run. The counters of the planned requests advance here, so that
+        the next plan may be made before this one has been executed."""
+        counts: dict[Request, int] = {}
+        new_rows: list[NewRow] = []
+        new_blocks: dict[Request, list[list[int]]] = {}
+        preemptions_before = self.num_preemptions
+        for request, num_tokens in self._wishes().items():
+            self._give(request, num_tokens, counts, new_blocks)
+        if self.num_preemptions == preemptions_before or not counts:
+            budget = self._prompt_budget(counts) - sum(count for count in counts.values() if count > 1)
+            self._admit(budget, counts, new_rows, now_s)
+        if not counts and self._running:
+            # All wishes ended in preemption or went to claims that could not start: the oldest can always go on.
+            oldest = self._running[0]
+            self._give(oldest, min(oldest.num_uncomputed_tokens, self._prompt_budget({})), counts, new_blocks)
+        if not counts:
+            return None
+        self._step += 1
+        copies = [copy for request in counts if request.fork_blocks for copy in self.cache.copy_fork(request)]
+        rows = [self._plan_row(request, count, new_blocks.get(request, [])) for request, count in counts.items()]
+        batch = ScheduledBatch(
+            step=self._step, rows=rows, new_rows=new_rows, released_rows=self._take_released(), block_copies=copies
+        )
+        return batch
+
+    def update(self, batch: ScheduledBatch, result: StepResult, now_s: float) -> list[SequenceOutput]:
+        """Take in what the step produced. Results of requests that ended meanwhile are dropped."""
+        by_row = {request.row: request for request in self._running}
+        self._cost.observe(batch.num_tokens, result.forward_s)
+        for row in batch.rows:
+            if (request := by_row.get(row.row)) is not None:
+                self.cache.release_fork(request)
+                self.cache.advance(request)
+                request.prompt_logprobs.extend(result.prompt_logprobs.get(row.row, ()))
+        outputs: list[SequenceOutput] = []
+        for sampled in result.sampled:
+            if (request := by_row.get(sampled.row)) is None:
+                continue
+            request.append(sampled.token_id)
+            top = [TopToken(i, p) for i, p in zip(sampled.top_ids, sampled.top_logprobs, strict=True)]
+            outputs.append(
+                request.output(
+                    token_ids=[sampled.token_id],
+                    logprobs=[sampled.logprob],
+                    top_tokens=[top] if request.params.top_n_tokens else None,
+                    now_s=now_s,
+                )
+            )
+            self._fork_children(request)
+            if request.status.finished:
+                self._finish(request, request.status)
+        return outputs
+
+    def check(self) -> None:
+        """Invariants of queue, rows and blocks; called when idle and by tests after each step."""
+        self.cache.check(self.requests())
+        rows = [request.row for request in self._running] + self._free_rows
+        if len(set(rows)) != len(rows) or -1 in rows:
+            raise RuntimeError(f"rows are shared or missing: {sorted(rows)}")
+
+    # ------------------------------------------------------------ planning
+
+    def _wishes(self) -> dict[Request, int]:
+        """Tokens each running request should get: one for decodes, an even share of the budget for longer ones. The next
+        requests in the queue have a claim too, so that a very long prompt does not keep short ones waiting."""
+        wishes = {request: 1 for request in self._running if request.num_uncomputed_tokens == 1}
+        claimants = [request for request in self._running if request.num_uncomputed_tokens > 1]
+        if claimants:
+            claimants += islice(self._waiting, min(len(self._free_rows), _MAX_WAITING_CLAIMS))
+        budget = self._prompt_budget(wishes)
+        for position, request in enumerate(sorted(claimants, key=lambda item: item.num_uncomputed_tokens)):
+            share = max(1, budget // (len(claimants) - position)) if budget > 0 else 0
+            num_tokens = min(request.num_uncomputed_tokens, share)
+            budget -= num_tokens
+            if num_tokens and request.status == RequestStatus.RUNNING:
+                wishes[request] = num_tokens
+        return {request: wishes[request] for request in self._running if request in wishes}
+
+    def _prompt_budget(self, counts: dict[Request, int]) -> int:
+        """Prompt tokens this step may compute next to the decodes in `counts`; never less than one, so that a stream of
+        decodes cannot starve a prompt. The step is kept shorter while somebody is waiting for decode tokens."""
+        num_decodes = sum(1 for count in counts.values() if count == 1)
+        budget = self._max_step_tokens
+        limit = self._cost.max_tokens(self._step_time_budget_s / (2 if num_decodes else 1))
+        if limit is not None:
+            budget = min(budget, limit)
+        return max(1, budget - num_decodes)
+
+    def _admit(self, budget: int, counts: dict[Request, int], new_rows: list[NewRow], now_s: float) -> None:
+        """Start waiting requests in order while budget, rows and blocks last. The head of the queue blocks the rest:
+        a big request is not overtaken for ever."""
+        while self._waiting and self._free_rows and budget > 0:
+            request = self._waiting[0]
+            if not request.block_tables:
+                self.cache.begin(request)
+            num_tokens = min(request.num_uncomputed_tokens, budget)
+            if not self._has_room(request) or self.cache.allocate(request, num_tokens) is None:
+                self._put_back(request)
+                if self._running or not self._reclaim_forks():
+                    return
+                continue
+            self._waiting.popleft()
+            self._start(request, now_s)
+            counts[request] = num_tokens
+            new_rows.append(_new_row(request))
+            budget -= num_tokens
+
+    def _has_room(self, request: Request) -> bool:
+        """Admit only what can compute its whole prompt now, unless nothing else is running: starting a prompt just to
+        preempt it wastes the work."""
+        return not self._running or self.cache.has_room(request, self._max_step_tokens)
+
+    def _put_back(self, request: Request) -> None:
+        """Blocks of a prefix hit must not be held by a request that does not run; a fork keeps its parent's."""
+        if not request.fork_blocks:
+            self.cache.free(request)
+
+    def _reclaim_forks(self) -> bool:
+        """Take the blocks that waiting forks hold: they can compute their prompt themselves."""
+        holders = [request for request in self._waiting if request.block_tables]
+        for request in holders:
+            self.cache.free(request)
+        return bool(holders)
+
+    def _start(self, request: Request, now_s: float) -> None:
+        request.row = self._free_rows.pop()
+        request.status = RequestStatus.RUNNING
+        if request.first_scheduled_s is None:
+            request.first_scheduled_s = now_s
+        self._running.append(request)
+
+    def _plan_row(self, request: Request, num_tokens: int, new_blocks: list[list[int]]) -> ScheduledRow:
+        samples = request.num_uncomputed_tokens == num_tokens
+        request.num_computed_tokens += num_tokens
+        return ScheduledRow(row=request.row, num_tokens=num_tokens, samples=samples, new_blocks=new_blocks)
+
+    def _give(
+        self,
+        request: Request,
+        num_tokens: int,
+        counts: dict[Request, int],
+        new_blocks: dict[Request, list[list[int]]],
+    ) -> None:
+        """Plan `num_tokens` of `request`, with blocks taken if need be from the request that started last; when that is
+        the request itself, it is preempted."""
+        while request.status == RequestStatus.RUNNING:
+            blocks = self.cache.allocate(request, num_tokens)
+            if blocks is not None:
+                counts[request], new_blocks[request] = num_tokens, blocks
+                return
+            if not self._reclaim_forks():
+                victim = self._running[-1]
+                counts.pop(victim, None)
+                self._preempt(victim)
+
+    def _preempt(self, request: Request) -> None:
+        """Back to the head of the queue; everything it had computed is computed again, unless the prefix cache kept it."""
+        self._running.remove(request)
+        self._release_row(request)
+        self.cache.free(request)
+        request.status = RequestStatus.WAITING
+        request.prompt_logprobs.clear()
+        self._waiting.appendleft(request)
+        self.num_preemptions += 1
+
+    # ------------------------------------------------------------ ends and forks
+
+    def _fork_children(self, request: Request) -> None:
+        """The prompt has been computed (this was the first sample): let the children share it."""
+        for child in request.children:
+            if child.status == RequestStatus.WAITING_FOR_FORK:
+                self._forking.remove(child)
+                child.status = RequestStatus.WAITING
+                if not child.params.prompt_logprobs:
+                    self.cache.fork(request, child)
+                self._waiting.appendleft(child)
+        request.children = []
+
+    def _finish(self, request: Request, status: RequestStatus) -> None:
+        for child in request.children:
+            if child.status == RequestStatus.WAITING_FOR_FORK:
+                self._forking.remove(child)
+                child.status = RequestStatus.WAITING
+                self._waiting.append(child)
+        request.children = []
+        if request in self._running:
+            self._running.remove(request)
+            self._release_row(request)
+        elif request in self._waiting:
+            self._waiting.remove(request)
+        elif request in self._forking:
+            self._forking.remove(request)
+        self.cache.free(request)
+        request.status = status
+
+    def _release_row(self, request: Request) -> None:
+        self._free_rows.append(request.row)
+        self._released_rows.append(request.row)
+        request.row = -1
+
+    def _take_released(self) -> list[int]:
+        released, self._released_rows = self._released_rows, []
+        return released
+
+
+def _new_row(request: Request) -> NewRow:
+    return NewRow(
+        row=request.row,
+        token_ids=list(request.token_ids),
+        num_prompt_tokens=request.num_prompt_tokens,
+        num_computed_tokens=request.num_computed_tokens,
+        block_tables=[list(table) for table in request.block_tables],
+        params=request.params,
+        seed=request.seed,
+        adapter_slot=request.adapter_slot,
+    )

@@ -1,0 +1,176 @@
+"""Scheduler and KV cache together, on the simulated worker that sees every wrong block."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulated_worker import EOS, Simulation, reference
+
+from serving.engine.block_pool import BlockAccountingError
+
+
+def _prompt(length: int, seed: int = 0) -> list[int]:
+    return [token for token in random.Random(seed).choices(range(8, 50), k=length)]
+
+
+@pytest.mark.parametrize("max_step_tokens", [1, 7, 64, 1000])
+@pytest.mark.parametrize("prefix_caching", [True, False])
+def test_chunk_size_and_cache_do_not_change_output(max_step_tokens: int, prefix_caching: bool) -> None:
+    simulation = Simulation(num_blocks=200, max_step_tokens=max_step_tokens, prefix_caching=prefix_caching)
+    prompts = {f"r{i}": _prompt(5 + 9 * i, seed=i % 3) for i in range(6)}
+    for name, prompt in prompts.items():
+        simulation.add(name, prompt, max_output=12)
+    simulation.run()
+    for name, prompt in prompts.items():
+        assert simulation.outputs[name, 0] == reference(prompt, max_output=12, seed=0)
+
+
+def test_preemption_recomputes_and_everybody_ends() -> None:
+    simulation = Simulation(num_blocks=14, max_step_tokens=64)
+    prompts = {f"r{i}": _prompt(6 + i, seed=10 + i) for i in range(6)}
+    for name, prompt in prompts.items():
+        simulation.add(name, prompt, max_output=25)
+    simulation.run()
+    assert simulation.scheduler.num_preemptions > 0
+    for name, prompt in prompts.items():
+        assert simulation.outputs[name, 0] == reference(prompt, max_output=25, seed=0)
+
+
+def test_prefix_hit_skips_computed_blocks_and_leaves_one_token() -> None:
+    simulation = Simulation(num_blocks=50)
+    prompt = _prompt(16)
+    simulation.add("first", prompt)
+    simulation.run()
+    (second,) = simulation.add("second", prompt)
+    simulation.run()
+    assert second.num_cached_tokens == 12
+    assert simulation.batches[-1].rows
+    assert simulation.outputs["second", 0] == simulation.outputs["first", 0]
+
+
+def test_different_roots_share_nothing() -> None:
+    simulation = Simulation(num_blocks=50)
+    simulation.add("first", _prompt(16), root=b"salt a")
+    simulation.run()
+    (second,) = simulation.add("second", _prompt(16), root=b"salt b")
+    simulation.run()
+    assert second.num_cached_tokens == 0
+
+
+@pytest.mark.parametrize("prompt_length", [1, 4, 5, 8, 9, 13])
+@pytest.mark.parametrize("prefix_caching", [True, False])
+@pytest.mark.parametrize("windows", [(None,), (6,), (None, 6)])
+def test_group_forks_share_the_prompt(prompt_length: int, prefix_caching: bool, windows: tuple[int | None, ...]) -> None:
+    simulation = Simulation(num_blocks=100, windows=windows, prefix_caching=prefix_caching)
+    prompt = _prompt(prompt_length, seed=5)
+    simulation.add("group", prompt, n=4, max_output=10, seed=100)
+    simulation.run()
+    for index in range(4):
+        assert simulation.outputs["group", index] == reference(prompt, max_output=10, seed=100 + index)
+    computed = sum(batch.num_tokens for batch in simulation.batches)
+    outputs = sum(len(tokens) for tokens in simulation.outputs.values())
+    if windows == (None,):
+        assert computed == prompt_length + 3 + outputs - 4, "the prompt was computed more than once"
+
+
+def test_long_prompt_does_not_hold_up_short_ones() -> None:
+    simulation = Simulation(num_blocks=600, max_step_tokens=32, max_num_seqs=16)
+    simulation.add("long", _prompt(2000))
+    simulation.step()
+    for index in range(8):
+        simulation.add(f"short{index}", _prompt(10, seed=index), max_output=2)
+    for _ in range(20):
+        simulation.step()
+    assert all((f"short{index}", 0) in simulation.terminal for index in range(8))
+    assert ("long", 0) not in simulation.outputs
+
+
+def test_window_group_frees_what_it_cannot_see() -> None:
+    simulation = Simulation(num_blocks=12, windows=(8,), max_step_tokens=4)
+    prompt = _prompt(120)
+    assert simulation.cache.fits_alone(140, 4)
+    simulation.add("long", prompt, max_output=20)
+    simulation.run()
+    assert simulation.outputs["long", 0] == reference(prompt, max_output=20, seed=0)
+
+
+def test_abort_frees_at_once() -> None:
+    simulation = Simulation(num_blocks=30)
+    (request,) = simulation.add("gone", _prompt(20), max_output=50)
+    simulation.step()
+    simulation.scheduler.abort(request)
+    simulation.scheduler.check()
+    assert simulation.cache.num_free_blocks == simulation.cache.num_blocks
+    assert not simulation.step()
+
+
+def test_check_sees_a_leak() -> None:
+    simulation = Simulation(num_blocks=30)
+    simulation.add("request", _prompt(20), max_output=50)
+    simulation.step()
+    simulation.cache.pools[0].allocate()
+    with pytest.raises(BlockAccountingError):
+        simulation.scheduler.check()
+
+
+@st.composite
+def _scenario(draw: st.DrawFn) -> dict[str, object]:
+    return {
+        "num_blocks": draw(st.integers(10, 40)),
+        "block_size": draw(st.sampled_from([1, 2, 4])),
+        "windows": draw(st.sampled_from([(None,), (3,), (None, 5)])),
+        "max_step_tokens": draw(st.sampled_from([1, 3, 8, 50])),
+        "max_num_seqs": draw(st.integers(1, 6)),
+        "prefix_caching": draw(st.booleans()),
+    }
+
+
+@settings(deadline=None)
+@given(
+    scenario=_scenario(),
+    events=st.lists(
+        st.tuples(st.integers(0, 6), st.integers(1, 14), st.integers(1, 10), st.integers(1, 3), st.integers(0, 3)),
+        min_size=1,
+        max_size=14,
+    ),
+)
+def test_random_arrivals_aborts_and_preemptions(scenario: dict, events: list[tuple[int, int, int, int, int]]) -> None:
+    """Random arrivals, groups, aborts and shortages: invariants after each step, right tokens, each sequence ends once."""
+    simulation = Simulation(**scenario)
+    expected: dict[tuple[str, int], list[int]] = {}
+    living = []
+    for number, (steps, prompt_length, max_output, n, abort) in enumerate(events):
+        prompt = _prompt(prompt_length, seed=number % 2)
+        if simulation.cache.fits_alone(prompt_length + max_output, scenario["max_step_tokens"]):
+            group = simulation.add(f"r{number}", prompt, max_output=max_output, seed=10 * number, n=n)
+            for request in group:
+                expected[request.request_id, request.index] = reference(
+                    prompt, max_output=max_output, seed=10 * number + request.index
+                )
+            living += group
+        for _ in range(steps):
+            simulation.step()
+        if abort == 0 and living:
+            victim = living.pop(len(living) // 2)
+            key = (victim.request_id, victim.index)
+            if key not in simulation.terminal:
+                simulation.scheduler.abort(victim)
+                simulation.terminal[key] = "abort"
+                simulation.scheduler.check()
+    simulation.run()
+    assert simulation.terminal.keys() == expected.keys()
+    for key, reason in simulation.terminal.items():
+        tokens = simulation.outputs.get(key, [])
+        if reason == "abort":
+            assert tokens == expected[key][: len(tokens)]
+        else:
+            assert tokens == expected[key]
+            assert reason == ("eos_token" if tokens[-1] == EOS and len(tokens) < _limit(events, key) else "length")
+    assert simulation.cache.num_free_blocks == simulation.cache.num_blocks
+
+
+def _limit(events: list[tuple[int, int, int, int, int]], key: tuple[str, int]) -> int:
+    return events[int(key[0][1:])][2]
