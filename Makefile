@@ -1,0 +1,101 @@
+# Every task of this repository. The environment lives in .venv and is made again only when pyproject.toml or
+# constraints-cpu.txt change: the product is installed in place, so an edited source file is used as it is.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+CUDA ?=
+PORT ?= 8080
+PYTEST_ARGS ?=
+TEST_WORKERS ?= 2
+
+# Preferred index of CPU builds of torch; read by scripts/install_torch.py, which knows the default.
+export TORCH_INDEX_URL
+
+BUILD := $(if $(CUDA),cuda,cpu)
+# An interpreter that has everything already (a prepared GPU machine) can take the place of .venv: ENV_PYTHON=python3.
+ENV_PYTHON ?= $(VENV)/bin/python
+OWN_ENV := $(filter $(VENV)/bin/python,$(ENV_PYTHON))
+RUNTIME := $(if $(OWN_ENV),$(VENV)/.runtime-$(BUILD))
+DEV := $(if $(OWN_ENV),$(VENV)/.dev-$(BUILD))
+
+PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --no-compile --no-build-isolation -c constraints-cpu.txt
+EXTRAS := $(if $(CUDA),cuda)
+COMMA := ,
+
+.PHONY: help serve test test-full test-gpu lint format bench clean
+
+help:  ## this list
+	@echo "textgen-endpoint: make TARGET [SETTING=VALUE ...]"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "Settings:"
+	@echo "  PYTHON=$(PYTHON)       interpreter for the environment, 3.11 or newer"
+	@echo "  HF_MODEL_ID=demo     what 'make serve' serves: demo, a local folder, a Hub id, an s3:// prefix"
+	@echo "  PORT=$(PORT)            where it listens"
+	@echo "  CUDA=1               use the CUDA build of torch (several GB) and the GPU"
+	@echo "  TORCH_INDEX_URL=...  index of CPU builds of torch that is asked first"
+	@echo
+	@echo "Try:"
+	@echo "  make serve"
+	@echo "  curl localhost:$(PORT)/invocations -H 'content-type: application/json' -d '{\"inputs\":\"Once upon a time\"}'"
+
+serve: export HF_MODEL_ID ?= demo
+serve: export DEVICE ?= $(if $(CUDA),auto,cpu)
+serve: export PORT := $(PORT)
+serve: $(RUNTIME)  ## serve the embedded demo model on port 8080
+	@exec $(ENV_PYTHON) -m serving.cli serve
+
+test: export OMP_NUM_THREADS ?= 1
+test: $(DEV)  ## run the suite with reduced counts
+	$(ENV_PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+test-full: export OMP_NUM_THREADS ?= 1
+test-full: $(DEV)  ## run the suite with the full counts (long)
+	$(ENV_PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile --full -m "not gpu" $(PYTEST_ARGS)
+
+test-gpu: $(DEV)  ## run the tests that need a CUDA device (with CUDA=1)
+	$(ENV_PYTHON) -m pytest --full -m gpu $(PYTEST_ARGS)
+
+lint: $(DEV)  ## ruff, mypy --strict, the import rules
+	$(ENV_PYTHON) -m ruff check .
+	$(ENV_PYTHON) -m mypy
+	$(ENV_PYTHON) -c 'import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())'
+
+format: $(DEV)  ## sort imports, apply the safe fixes, format
+	$(ENV_PYTHON) -m ruff check --fix --quiet . || true
+	$(ENV_PYTHON) -m ruff format .
+
+bench: $(DEV)  ## output tokens per second, side by side with transformers (BENCH_ARGS=--help)
+	$(ENV_PYTHON) -m benchmarks $(BENCH_ARGS)
+
+clean:  ## remove the environment and all caches
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# ------------------------------------------------------------------------------------------------ the environment
+
+$(VENV)/.python:
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; name Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "environment: $(VENV) ($$($(PYTHON) -V))"
+	@$(PYTHON) -m venv $(VENV) || { echo "make: cannot create $(VENV); on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.torch-$(BUILD): constraints-cpu.txt | $(VENV)/.python
+	@$(VENV)/bin/python scripts/install_torch.py --constraints constraints-cpu.txt $(if $(CUDA),--cuda)
+	@touch $@
+
+$(VENV)/.runtime-$(BUILD): pyproject.toml $(VENV)/.torch-$(BUILD)
+	@echo "environment: installing textgen-endpoint and what it needs"
+	@$(PIP_INSTALL) -e '.$(if $(EXTRAS),[$(EXTRAS)])'
+	@touch $@
+
+$(VENV)/.dev-$(BUILD): pyproject.toml $(VENV)/.torch-$(BUILD)
+	@echo "environment: installing textgen-endpoint, what it needs and the test tools"
+	@$(PIP_INSTALL) -e '.[dev$(if $(EXTRAS),$(COMMA)$(EXTRAS))]'
+	@touch $@ $(VENV)/.runtime-$(BUILD)
