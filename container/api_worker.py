@@ -1,0 +1,101 @@
+"""gunicorn's gevent worker with an honest drain, and its logger in our format. Knows no application.
+
+gunicorn's own worker closes its listening socket on SIGTERM, so that `/ping` is refused by TCP instead of
+answered 503, and waits for idle keep-alive connections.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gevent
+import msgspec
+from gevent.pool import Pool
+from gevent.server import StreamServer
+from gunicorn.glogging import Logger
+from gunicorn.workers.ggevent import GeventWorker
+
+from serving import logs
+from serving.config import RUN_CONFIG_FILE, ServerConfig
+
+_PR_SET_PDEATHSIG = 1
+_POLL_S = 0.1  # a signal handler must not touch the hub, so the loops look at `alive` by themselves
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """SIGKILL this process when its parent dies; exit now if it already has."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        sys.exit(0)
+
+
+class ApiWorker(GeventWorker):  # type: ignore[misc]
+    """Between SIGTERM and the end of the requests that were running then, it goes on accepting and answering.
+
+    The application refuses new work by itself, from the published stage.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._running: set[object] = set()
+
+    def run(self) -> None:
+        servers = [self._serve(listener) for listener in self.sockets]
+        while self.alive:
+            self.notify()
+            gevent.sleep(_POLL_S)
+        self._drain()
+        for server in servers:
+            server.stop(timeout=_POLL_S)  # idle connections end here
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+        request = object()
+        self._running.add(request)
+        try:
+            return super().handle_request(listener_name, req, sock, addr)
+        finally:
+            self._running.discard(request)
+
+    def _serve(self, listener: Any) -> StreamServer:
+        listener.setblocking(1)
+        server = StreamServer(
+            listener, handle=partial(self.handle, listener), spawn=Pool(self.worker_connections)
+        )
+        if self.cfg.workers > 1:
+            server.max_accept = 1
+        server.start()
+        return server
+
+    def _drain(self) -> None:
+        accepted = set(self._running)
+        deadline_s = time.monotonic() + self.cfg.graceful_timeout
+        while accepted & self._running:
+            if time.monotonic() > deadline_s:
+                self.log.warning(
+                    "requests were cut at the end of the grace time: %d", len(accepted & self._running)
+                )
+                return
+            self.notify()
+            gevent.sleep(_POLL_S)
+
+
+class ApiLogger(Logger):  # type: ignore[misc]
+    """gunicorn's messages through `serving.logs`; level and format are those of the run directory."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        path = Path(cfg.worker_tmp_dir) / RUN_CONFIG_FILE
+        runtime = msgspec.json.decode(path.read_bytes(), type=ServerConfig).runtime
+        logs.configure("api", level=runtime.log_level, json_output=runtime.json_logs)
+        self.error_log.handlers[:] = []
+        self.error_log.propagate = True
+        # Every start, stop and worker of gunicorn is an info line; ours say the same once.
+        self.error_log.setLevel(logging.DEBUG if runtime.log_level == "debug" else logging.WARNING)

@@ -1,0 +1,249 @@
+"""PID 1: `python -m container.entrypoint [serve]`. Port, model files, engine; then watch, drain, report."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from container.environment import Environment, process_environment, read_environment, settings_table
+from container.model_source import MODEL_FILES_FILE, ModelFiles, find_source
+from container.processes import Programs, api_command, engine_command, fetch_command, serving_environment
+from container.run_dir import RunDirectory
+from container.supervisor import Child, Supervisor
+from serving import logs
+from serving.config import ServerConfig, Stage
+from serving.errors import ConfigError, StartupError
+from serving.logs import event
+
+_log = logging.getLogger("container")
+
+_BACKLOG = 2048
+_LAST_ANSWERS_S = 1.5  # for the front to hand every client its terminal error after the engine died
+_ENGINE_LAST_ANSWERS_S = 2.0  # of the drain time, for streams that have to be ended in-band
+_CHILD_GRACE_S = 2.0
+
+
+class Server:
+    """One run of the container, from the bound port to the exit code."""
+
+    def __init__(self, environment: Environment, environ: Mapping[str, str], programs: Programs) -> None:
+        self._source = find_source(environment)
+        model = msgspec.structs.replace(environment.config.model, model_id=self._source.model_id)
+        self._config: ServerConfig = msgspec.structs.replace(environment.config, model=model)
+        self._environment = environment
+        self._environ = environ
+        self._programs = programs
+        self._run_dir = RunDirectory()
+        self._supervisor = Supervisor(self._on_stage)
+        self._api: Child | None = None
+        self._engine: Child | None = None
+
+    def run(self) -> int:
+        """Serve until a stop signal (0) or a failure (1), whose last log line holds reason and fix."""
+        try:
+            reason = self._serve()
+            if reason is None:
+                self._drain()
+            else:
+                self._let_clients_know(reason)
+        except StartupError as error:
+            reason = error.message
+        finally:
+            for child in (self._api, self._engine):
+                self._supervisor.stop(child, grace_s=_CHILD_GRACE_S)
+            self._supervisor.close()
+            self._run_dir.remove()
+        if reason is None:
+            event(_log, logging.INFO, "stopped", signal=self._supervisor.stop_signal)
+            return 0
+        event(_log, logging.ERROR, "failed", reason=reason)
+        return 1
+
+    def _serve(self) -> str | None:
+        """Start everything and watch it. Returns why it cannot go on, None for a stop signal."""
+        self._log_settings()
+        self._run_dir.write_config(self._config)
+        self._run_dir.publish(Stage(stage="starting"))
+        child_environ = serving_environment(self._config, self._environ, self._run_dir.path)
+        self._start_api(child_environ)
+        files = self._model_files()
+        if files is not None:
+            command = engine_command(
+                self._config,
+                self._run_dir.path,
+                model_dir=Path(files.model_dir),
+                revision=files.revision or self._config.model.revision,
+                program=self._programs.engine,
+            )
+            self._engine = self._supervisor.start("engine", command, environ=child_environ)
+            self._supervisor.wait_until(lambda: self._stopping or self._failure() is not None)
+        return None if self._stopping else self._failure()
+
+    @property
+    def _stopping(self) -> bool:
+        return self._supervisor.stop_signal is not None
+
+    def _failure(self) -> str | None:
+        """Why the server cannot go on, None while it can."""
+        engine, api = self._engine, self._api
+        if engine is not None and engine.stages and engine.stages[-1].stage == "failed":
+            return engine.stages[-1].detail
+        if engine is not None and not engine.running:
+            return f"the engine ended ({engine.ending}){_hint(engine)}"
+        if api is not None and not api.running:
+            return f"the HTTP front ended ({api.ending}); its log lines above hold the reason"
+        return None
+
+    def _log_settings(self) -> None:
+        sources = {**self._environment.sources, "model.model_id": self._source.rung}
+        for name, value, source in settings_table(self._config, sources):
+            event(_log, logging.INFO, "setting", field=name, value=value, source=source)
+        token = "set" if self._environment.hf_token else "unset"
+        event(
+            _log,
+            logging.INFO,
+            "model",
+            id=self._source.model_id,
+            kind=self._source.kind,
+            chosen_by=self._source.rung,
+        )
+        event(_log, logging.INFO, "hub token", token=token)
+        for warning in self._environment.warnings:
+            event(_log, logging.WARNING, warning)
+
+    def _start_api(self, child_environ: Mapping[str, str]) -> None:
+        _raise_file_limit()
+        with _listen(self._config.http.host, self._config.http.port) as listener:
+            event(
+                _log,
+                logging.INFO,
+                "listening",
+                host=listener.getsockname()[0],
+                port=listener.getsockname()[1],
+            )
+            command = api_command(
+                self._config,
+                self._run_dir.path,
+                listener_fd=listener.fileno(),
+                application=self._programs.api,
+            )
+            self._api = self._supervisor.start(
+                "api", command, environ=child_environ, pass_fds=(listener.fileno(),)
+            )
+
+    def _model_files(self) -> ModelFiles | None:
+        """Where the model lies, fetched if need be. None: a stop signal or a dead front came first."""
+        if self._source.kind == "local":
+            return ModelFiles(model_dir=self._source.location)
+        fetcher = self._supervisor.start("download", fetch_command(self._run_dir.path), environ=self._environ)
+        self._supervisor.wait_until(
+            lambda: self._stopping or self._failure() is not None or not fetcher.running
+        )
+        if fetcher.running:
+            self._supervisor.stop(fetcher, grace_s=_CHILD_GRACE_S)
+            return None
+        if fetcher.process.returncode != 0:
+            told = [stage.detail for stage in fetcher.stages if stage.stage == "failed"]
+            raise StartupError(
+                told[-1] if told else f"the download ended ({fetcher.ending}); see its log lines above"
+            )
+        return msgspec.json.decode((self._run_dir.path / MODEL_FILES_FILE).read_bytes(), type=ModelFiles)
+
+    def _on_stage(self, child: Child, stage: Stage) -> None:
+        event(_log, logging.INFO, "stage", stage=stage.stage, detail=stage.detail)
+        # From the stop signal on, /ping must not turn healthy again.
+        if not self._stopping:
+            self._run_dir.publish(stage)
+
+    def _let_clients_know(self, reason: str) -> None:
+        """The front needs a moment to end every stream with an error; `/ping` says why meanwhile."""
+        served = self._engine is not None and any(stage.stage == "ready" for stage in self._engine.stages)
+        self._run_dir.publish(Stage(stage="failed", detail=reason))
+        event(_log, logging.ERROR, "stopping", reason=reason)
+        if served:
+            api = self._api
+            self._supervisor.wait_until(
+                lambda: api is None or not api.running, deadline_s=time.monotonic() + _LAST_ANSWERS_S
+            )
+
+    def _drain(self) -> None:
+        """New work is refused from here on; what runs may finish until the drain time is over."""
+        started_s, budget_s = self._supervisor.stop_time_s, self._config.http.drain_timeout_s
+        self._run_dir.publish(Stage(stage="draining", detail=self._supervisor.stop_signal or ""))
+        event(_log, logging.INFO, "draining", signal=self._supervisor.stop_signal, up_to_s=budget_s)
+        api, engine = self._api, self._engine
+        if api is None:
+            return
+        self._supervisor.send(api, signal.SIGTERM)
+        in_time = self._supervisor.wait_until(
+            lambda: not api.running, deadline_s=started_s + max(0.0, budget_s - _ENGINE_LAST_ANSWERS_S)
+        )
+        if in_time:
+            return
+        event(_log, logging.WARNING, "work is left at the end of the drain time: it is ended with an error")
+        if engine is not None:
+            self._supervisor.send(engine, signal.SIGTERM)
+        if not self._supervisor.wait_until(lambda: not api.running, deadline_s=started_s + budget_s - 0.5):
+            for child in (api, engine):
+                if child is not None:
+                    self._supervisor.send(child, signal.SIGKILL)
+
+
+def _hint(engine: Child) -> str:
+    if engine.process.returncode == -signal.SIGKILL:
+        return (
+            "; the usual cause is too little memory: lower MAX_BATCH_TOTAL_TOKENS or take a larger instance"
+        )
+    return "; its log lines above hold the reason"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """The listening socket, open before anything slow happens. Raises `StartupError`."""
+    family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise StartupError(
+            f"cannot listen on {host} port {port}: {error.strerror}; set PORT to a free port"
+        ) from error
+    return listener
+
+
+def _raise_file_limit() -> None:
+    """As many descriptors as we may have: one per connection."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str], programs: Programs | None = None) -> int:
+    """Run the container. `argv` is empty or `serve`; returns the exit code."""
+    logs.configure("container")
+    try:
+        if list(argv) not in ([], ["serve"]):
+            raise ConfigError(f"unknown arguments {' '.join(argv)!r}; allowed: serve, or nothing")
+        environment = read_environment(environ)
+        runtime = environment.config.runtime
+        logs.configure("container", level=runtime.log_level, json_output=runtime.json_logs)
+        server = Server(environment, environ, programs or Programs())
+    except StartupError as error:
+        event(_log, logging.ERROR, "failed", reason=error.message)
+        return 1
+    return server.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], process_environment()))

@@ -1,0 +1,104 @@
+"""Command lines and environments of the processes PID 1 starts: all that a child is told."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from container.environment import without_secrets
+from container.run_dir import METRICS_DIR
+from serving.config import ServerConfig
+
+API_APPLICATION = "serving.api.wsgi:build"
+ENGINE_MODULE = ("-m", "serving.engine.process")
+_CORES_PER_API_WORKER = 8
+_SPARE_CONNECTIONS = 512  # for /ping, for answers of 429, and for bodies that are slow to arrive
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """What runs as the front and as the engine."""
+
+    api: str = API_APPLICATION
+    """`module:factory`; the factory is called with the run directory and returns a WSGI application."""
+    engine: Sequence[str] = ENGINE_MODULE
+    """Arguments of the Python interpreter, before `--run-dir …`."""
+
+
+def available_cores() -> int:
+    """Cores this process may use: its affinity, or a smaller cgroup quota."""
+    cores = len(os.sched_getaffinity(0))
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.exists():
+        limit, period = quota.read_text().split()
+        if limit != "max":
+            cores = min(cores, math.ceil(int(limit) / int(period)))
+    return max(cores, 1)
+
+
+def api_command(config: ServerConfig, run_dir: Path, *, listener_fd: int, application: str) -> list[str]:
+    workers = config.http.api_workers or max(1, available_cores() // _CORES_PER_API_WORKER)
+    connections = 2 * config.limits.max_concurrent_requests + _SPARE_CONNECTIONS
+    return [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        f"--config={Path(__file__).with_name('gunicorn.conf.py')}",
+        f"--bind=fd://{listener_fd}",
+        f"--workers={workers}",
+        f"--worker-connections={connections}",
+        f"--worker-tmp-dir={run_dir}",
+        # PID 1 has the last word at drain_timeout_s; gunicorn cuts what is left one second earlier.
+        f"--graceful-timeout={max(1, math.ceil(config.http.drain_timeout_s) - 1)}",
+        f"{application}({str(run_dir)!r})",
+    ]
+
+
+def engine_command(
+    config: ServerConfig, run_dir: Path, *, model_dir: Path, revision: str | None, program: Sequence[str]
+) -> list[str]:
+    command = [sys.executable, *program, "--run-dir", str(run_dir), "--model-dir", str(model_dir)]
+    command += ["--model-id", config.model.model_id, "--stage-fd", "{stage_fd}"]
+    return [*command, "--revision", revision] if revision else command
+
+
+def fetch_command(run_dir: Path) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "container.fetch_model",
+        "--run-dir",
+        str(run_dir),
+        "--stage-fd",
+        "{stage_fd}",
+    ]
+
+
+def serving_environment(config: ServerConfig, environ: Mapping[str, str], run_dir: Path) -> dict[str, str]:
+    """For the front and the engine: no secrets, and what libraries read before the first line of ours runs.
+
+    A value the user set stays.
+    """
+    ranks = config.parallel.num_ranks or max(1, _num_gpus() if config.runtime.device != "cpu" else 1)
+    threads = config.runtime.num_threads or max(1, available_cores() // ranks)
+    child = {
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "GLOO_SOCKET_IFNAME": "lo",  # ranks are on one host
+        "NCCL_SOCKET_IFNAME": "lo",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if "PYTORCH_CUDA_ALLOC_CONF" not in environ:
+        child["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+    child.update(without_secrets(environ))
+    child["PROMETHEUS_MULTIPROC_DIR"] = str(run_dir / METRICS_DIR)
+    return child
+
+
+def _num_gpus() -> int:
+    driver = Path("/proc/driver/nvidia/gpus")
+    return len(list(driver.iterdir())) if driver.is_dir() else 0

@@ -1,0 +1,44 @@
+"""The private run directory: configuration, start-up stage and sockets of one server. Removed at exit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from serving.config import ENGINE_SOCKET, RUN_CONFIG_FILE, STAGE_FILE, ServerConfig, Stage
+
+METRICS_DIR = "metrics"
+_MAX_SOCKET_PATH = 107  # bytes of sockaddr_un.sun_path, without its NUL
+
+
+class RunDirectory:
+    """Owned by PID 1, readable by this user only."""
+
+    def __init__(self) -> None:
+        path = Path(tempfile.mkdtemp(prefix="textgen-"))
+        if len(os.fsencode(path / ENGINE_SOCKET)) > _MAX_SOCKET_PATH:
+            path.rmdir()
+            path = Path(tempfile.mkdtemp(prefix="textgen-", dir="/tmp"))
+        (path / METRICS_DIR).mkdir(mode=0o700)
+        self.path = path
+        self.stage = Stage(stage="starting")
+
+    def write_config(self, config: ServerConfig) -> None:
+        self._replace(RUN_CONFIG_FILE, msgspec.json.format(msgspec.json.encode(config)))
+
+    def publish(self, stage: Stage) -> None:
+        """Readers see the old stage or the new one, never a part of either."""
+        self.stage = stage
+        self._replace(STAGE_FILE, msgspec.json.encode(stage))
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _replace(self, name: str, content: bytes) -> None:
+        temporary = self.path / f"{name}.new"
+        temporary.write_bytes(content)
+        temporary.replace(self.path / name)
