@@ -1,0 +1,45 @@
+"""Every primitive operation in plain torch: the specification that other implementations are checked against."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from serving.kernels.reference.attention import paged_attention
+
+__all__ = ["add_rms_norm", "linear", "paged_attention", "rms_norm", "rotary", "silu_mul"]
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x [T, in], weight [out, in], bias [out] -> [T, out]."""
+    return F.linear(x, weight, bias)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x [..., N] scaled to unit root mean square along its last dimension, in float32, then by `weight`.
+
+    `weight` is [N], or has the leading dimensions of `x` where each head has its own.
+    """
+    wide = x.float()
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * wide.to(x.dtype)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Add `x` to `residual` in place and return the norm of the sum."""
+    residual.add_(x)
+    return rms_norm(residual, weight, eps)
+
+
+def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate pairs (i, i + D/2). x [T, H, D]; cos, sin [T, 1, D/2] -> [T, H, D], contiguous."""
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def silu_mul(gate_up: Tensor) -> Tensor:
+    """gate_up [T, 2 I] -> silu(gate) * up, [T, I]."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up

@@ -1,0 +1,45 @@
+"""Attention backends by name; each is imported only when it is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from serving.contracts import AttentionBackend
+from serving.errors import ConfigError
+
+
+def _sdpa(deterministic: bool) -> AttentionBackend:
+    if deterministic:
+        from serving.attention.tiled import TiledAttention
+
+        return TiledAttention()
+    from serving.attention.sdpa import SdpaAttention
+
+    return SdpaAttention()
+
+
+def _triton(deterministic: bool) -> AttentionBackend:
+    from serving.attention.triton import TritonAttention
+
+    return TritonAttention()
+
+
+def _flash_attn(deterministic: bool) -> AttentionBackend:
+    from serving.attention.flash_attn import FlashAttention
+
+    return FlashAttention()
+
+
+_CREATORS: dict[str, Callable[[bool], AttentionBackend]] = {
+    "sdpa": _sdpa,
+    "triton": _triton,
+    "flash_attn": _flash_attn,
+}
+
+
+def create_attention(name: str, *, deterministic: bool) -> AttentionBackend:
+    """Raises ConfigError for a name that is not registered."""
+    creator = _CREATORS.get(name)
+    if creator is None:
+        raise ConfigError(f"attention backend {name!r} does not exist; choose one of {', '.join(_CREATORS)}")
+    return creator(deterministic)

@@ -1,0 +1,53 @@
+"""Which implementation of each primitive operation runs on a device. Knows no layer; layers are handed a `Kernels`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from serving.kernels import cpu, reference
+from serving.kernels.cpu import tiled
+
+
+@dataclass(slots=True, frozen=True)
+class Kernels:
+    """Primitive operations with the signatures of their twins in `serving.kernels.reference`."""
+
+    linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    rms_norm: Callable[[Tensor, Tensor, float], Tensor]
+    add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], Tensor]
+    rotary: Callable[[Tensor, Tensor, Tensor], Tensor]
+    silu_mul: Callable[[Tensor], Tensor]
+
+
+REFERENCE = Kernels(
+    linear=reference.linear,
+    rms_norm=reference.rms_norm,
+    add_rms_norm=reference.add_rms_norm,
+    rotary=reference.rotary,
+    silu_mul=reference.silu_mul,
+)
+_CPU = Kernels(
+    linear=cpu.linear,
+    rms_norm=cpu.rms_norm,
+    add_rms_norm=cpu.add_rms_norm,
+    rotary=cpu.rotary,
+    silu_mul=cpu.silu_mul,
+)
+_TILED = Kernels(
+    linear=tiled.linear,
+    rms_norm=tiled.rms_norm,
+    add_rms_norm=tiled.add_rms_norm,
+    rotary=reference.rotary,
+    silu_mul=tiled.silu_mul,
+)
+
+
+def select_kernels(device: torch.device, *, deterministic: bool) -> Kernels:
+    """With `deterministic`, the bits of a row never depend on the other rows of the batch."""
+    if deterministic:
+        return _TILED
+    return _CPU if device.type == "cpu" else REFERENCE

@@ -1,0 +1,72 @@
+"""Token embedding and output head with the vocabulary split over the ranks."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from serving.distributed import all_reduce_sum, gather_to_rank0
+from serving.layers.environment import LayerEnvironment, Shard
+from serving.weights.target import WeightMap, WeightTarget
+
+
+class VocabParallelEmbedding:
+    """Each rank holds a run of rows, padded to equal length; ids of other ranks contribute zeros to the sum."""
+
+    def __init__(self, vocab_size: int, hidden_size: int, *, environment: LayerEnvironment) -> None:
+        self.shard = Shard.of(vocab_size, environment.parallel)
+        self.weight = torch.zeros(
+            self.shard.padded, hidden_size, dtype=environment.dtype, device=environment.device
+        )
+        self._parallel = environment.parallel
+
+    def weight_map(self, name: str) -> WeightMap:
+        shard, hidden_size = self.shard, self.weight.shape[1]
+        index = (slice(shard.start, shard.stop), slice(0, hidden_size))
+        return {name: [WeightTarget(self.weight[: shard.length], (shard.total, hidden_size), index)]}
+
+    def __call__(self, token_ids: Tensor) -> Tensor:
+        """token_ids [T] -> [T, H], freshly allocated."""
+        if self._parallel.size == 1:
+            return F.embedding(token_ids, self.weight)
+        local = token_ids - self.shard.start
+        foreign = (local < 0) | (local >= self.shard.length)
+        output = F.embedding(local.masked_fill_(foreign, 0), self.weight)
+        return all_reduce_sum(output.masked_fill_(foreign.unsqueeze(1), 0.0), self._parallel)
+
+
+class ParallelLMHead:
+    """The output projection; logits are put together on rank 0 only, without the padding of the vocabulary."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        hidden_size: int,
+        *,
+        environment: LayerEnvironment,
+        tied_to: VocabParallelEmbedding | None,
+    ) -> None:
+        self.shard = Shard.of(vocab_size, environment.parallel)
+        self._tied = tied_to is not None
+        self.weight = (
+            tied_to.weight
+            if tied_to is not None
+            else torch.zeros(
+                self.shard.padded, hidden_size, dtype=environment.dtype, device=environment.device
+            )
+        )
+        self._linear = environment.kernels.linear
+        self._parallel = environment.parallel
+
+    def weight_map(self, name: str) -> WeightMap:
+        if self._tied:
+            return {}
+        shard, hidden_size = self.shard, self.weight.shape[1]
+        index = (slice(shard.start, shard.stop), slice(0, hidden_size))
+        return {name: [WeightTarget(self.weight[: shard.length], (shard.total, hidden_size), index)]}
+
+    def __call__(self, hidden: Tensor) -> Tensor | None:
+        """hidden [R, H] -> float32 [R, vocab_size] on rank 0, None on the others."""
+        logits = gather_to_rank0(self._linear(hidden, self.weight, None), self._parallel)
+        return None if logits is None else logits[:, : self.shard.total].float()

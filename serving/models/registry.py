@@ -1,0 +1,101 @@
+"""Supported architectures, and how a model folder becomes a model on this rank."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from serving.attention.registry import create_attention
+from serving.contracts import ForwardContext, KVGroupSpec
+from serving.distributed import ParallelContext
+from serving.errors import ModelError
+from serving.kernels.dispatch import select_kernels
+from serving.layers.environment import LayerEnvironment
+from serving.models.decoder import DecoderModel
+from serving.models.hf_config import DecoderConfig, read_architecture, read_decoder_config
+from serving.models.llama import build_llama
+from serving.models.mistral import build_mistral
+from serving.models.qwen2 import build_qwen2
+from serving.models.qwen3 import build_qwen3
+from serving.platform import Device
+from serving.quantization.unquantized import UnquantizedMethod
+from serving.weights.loader import load_weights
+
+_BUILDERS: dict[str, Callable[[DecoderConfig, LayerEnvironment], DecoderModel]] = {
+    "LlamaForCausalLM": build_llama,
+    "MistralForCausalLM": build_mistral,
+    "Qwen2ForCausalLM": build_qwen2,
+    "Qwen3ForCausalLM": build_qwen3,
+}
+_RECOMPUTED = r".*\.rotary_emb\.inv_freq"
+
+
+class Model(Protocol):
+    """What the worker knows of a model."""
+
+    kv_groups: list[KVGroupSpec]
+    layer_groups: list[str]
+    vocab_size: int
+
+    def forward(self, token_ids: Tensor, positions: Tensor, context: ForwardContext) -> Tensor:
+        """token_ids, positions [T] int64 -> hidden [T, H]."""
+        ...
+
+    def compute_logits(self, hidden: Tensor) -> Tensor | None:
+        """hidden [R, H] -> float32 [R, vocab_size] on rank 0, None on other ranks."""
+        ...
+
+
+def supported_architectures() -> list[str]:
+    return sorted(_BUILDERS)
+
+
+def load_model(
+    model_dir: str | Path,
+    *,
+    dtype: torch.dtype,
+    device: Device,
+    parallel: ParallelContext,
+    deterministic: bool,
+    attention_backend: str | None = None,
+    max_positions: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Model:
+    """Build the model of `model_dir` and load this rank's weights.
+
+    `attention_backend` is a name of `serving.attention.registry`, by default the device's. `max_positions` bounds the
+    positions that can be asked for, by default the config's. `progress(done, total)` counts checkpoint files.
+    Raises ModelError or ConfigError for what cannot be computed exactly.
+    """
+    architecture = read_architecture(model_dir)
+    builder = _BUILDERS.get(architecture)
+    if builder is None:
+        raise ModelError(
+            f"architecture {architecture!r} is not supported; supported: {', '.join(supported_architectures())}"
+        )
+    config = read_decoder_config(model_dir)
+    if config.quantization is not None:
+        raise ModelError(f"{model_dir} is quantized with {config.quantization!r}, which is not built yet")
+    kernels = select_kernels(device.torch_device, deterministic=deterministic)
+    environment = LayerEnvironment(
+        dtype=dtype,
+        device=device.torch_device,
+        parallel=parallel,
+        kernels=kernels,
+        quantization=UnquantizedMethod(kernels.linear),
+        attention=create_attention(
+            attention_backend or device.default_attention_backend, deterministic=deterministic
+        ),
+        max_positions=min(config.max_positions, max_positions or config.max_positions),
+    )
+    ignored = _RECOMPUTED + (r"|lm_head\.weight" if config.tie_word_embeddings else "")
+    with torch.inference_mode():
+        model = builder(config, environment)
+        load_weights(model_dir, model.weight_map(), ignored=re.compile(ignored), progress=progress)
+        model.finalize()
+    return model

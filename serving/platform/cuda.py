@@ -1,0 +1,63 @@
+"""NVIDIA GPUs as a device. The only module that speaks to `torch.cuda`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from serving.errors import DeviceError
+
+
+def device_count() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def driver() -> str:
+    """What is known about the installed driver, in words."""
+    built_for = f"torch {torch.__version__} is built for CUDA {torch.version.cuda or 'none (CPU build)'}"
+    try:
+        first_line = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
+    except (OSError, IndexError):
+        return f"no NVIDIA driver found; {built_for}"
+    return f"{first_line.strip()}; {built_for}"
+
+
+class CudaDevice:
+    """GPU `index`; becomes the current device of the process."""
+
+    name: Literal["cpu", "cuda"] = "cuda"
+    default_dtype = torch.bfloat16
+    default_attention_backend = "triton"
+    distributed_backend: Literal["gloo", "nccl"] = "nccl"
+
+    def __init__(self, index: int = 0) -> None:
+        found = device_count()
+        if index >= found:
+            raise DeviceError(f"GPU {index} was asked for, {found} are usable ({driver()})")
+        self.torch_device = torch.device("cuda", index)
+        torch.cuda.set_device(self.torch_device)
+
+    @property
+    def description(self) -> str:
+        properties = torch.cuda.get_device_properties(self.torch_device)
+        return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+
+    def total_bytes(self) -> int:
+        return int(torch.cuda.mem_get_info(self.torch_device)[1])
+
+    def free_bytes(self) -> int:
+        return int(torch.cuda.mem_get_info(self.torch_device)[0])
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize(self.torch_device)
+
+    def reset_peak(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self.torch_device)
+
+    def peak_bytes(self) -> int:
+        return int(torch.cuda.max_memory_allocated(self.torch_device))
+
+    def empty_cache(self) -> None:
+        torch.cuda.empty_cache()

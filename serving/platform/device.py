@@ -1,0 +1,80 @@
+"""The device role and how one is obtained. Knows nothing of models or batches."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+
+
+class Device(Protocol):
+    """One accelerator, or the host's processors, as one rank sees it."""
+
+    @property
+    def name(self) -> Literal["cpu", "cuda"]: ...
+
+    @property
+    def torch_device(self) -> torch.device: ...
+
+    @property
+    def default_dtype(self) -> torch.dtype:
+        """Compute type when the model's own is not usable here."""
+        ...
+
+    @property
+    def default_attention_backend(self) -> str:
+        """Name in `serving.attention.registry`."""
+        ...
+
+    @property
+    def distributed_backend(self) -> Literal["gloo", "nccl"]: ...
+
+    @property
+    def description(self) -> str:
+        """For logs and `/info`."""
+        ...
+
+    def total_bytes(self) -> int:
+        """Memory of the device that this process may address."""
+        ...
+
+    def free_bytes(self) -> int: ...
+
+    def synchronize(self) -> None: ...
+
+    def reset_peak(self) -> None:
+        """Start a new measurement for `peak_bytes`."""
+        ...
+
+    def peak_bytes(self) -> int:
+        """Most memory held by tensors of this process since `reset_peak`; 0 where it is not measured."""
+        ...
+
+    def empty_cache(self) -> None:
+        """Give memory that the allocator holds and no tensor uses back to the device."""
+        ...
+
+
+def get_device(name: Literal["cpu", "cuda"], index: int = 0) -> Device:
+    """Raises DeviceError when the named device is not usable."""
+    if name == "cpu":
+        from serving.platform.cpu import CpuDevice
+
+        return CpuDevice()
+    from serving.platform.cuda import CudaDevice
+
+    return CudaDevice(index)
+
+
+def visible_gpus() -> int:
+    """GPUs that this process may use."""
+    from serving.platform import cuda
+
+    return cuda.device_count()
+
+
+def gpu_driver() -> str:
+    """The GPU driver that was found, for error messages."""
+    from serving.platform import cuda
+
+    return cuda.driver()
