@@ -7,6 +7,7 @@
     │   └── DeviceError              no usable device, or too little memory
     ├── RequestError                 one request ends with it; the server goes on
     │   ├── InvalidRequest           a field is wrong; `field` names it
+    │   ├── TemplateError            the model has no chat template, or it refuses these messages
     │   ├── MalformedBody            not JSON, or JSON we refuse to read (400)
     │   ├── PayloadTooLarge          body over the limit
     │   ├── UnsupportedMediaType     content type that is not JSON
@@ -70,6 +71,10 @@ class InvalidRequest(RequestError):
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+
+
+class TemplateError(RequestError):
+    error_type = "template_error"
 
 
 class MalformedBody(RequestError):

@@ -1,0 +1,154 @@
+"""Text to token ids and the table back, from tokenizer.json. Runs no code of a model, knows no requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import tokenizers
+from tokenizers.processors import TemplateProcessing
+
+from serving.errors import InvalidRequest, ModelError
+from serving.text.model_files import SpecialTokens, read_special_tokens
+from serving.text.token_bytes import TokenBytes
+from serving.vocabulary import Vocabulary
+
+# From this length on `encode` goes through the batch call, which releases the GIL while it works.
+LONG_TEXT_CHARS = 4096
+NUM_VERIFIED_TOKENS = 4096
+
+
+class _TokenizerFile(msgspec.Struct):
+    """The one part of tokenizer.json that we read ourselves."""
+
+    decoder: dict[str, object] | None = None
+
+
+class Tokenizer:
+    """A tokenizer and its `vocabulary`. Immutable after construction: any thread may encode.
+
+    The spelling of a special token in a text becomes that token, as in TGI: prompts carry templates as text.
+    """
+
+    def __init__(
+        self, backend: tokenizers.Tokenizer, vocabulary: Vocabulary, named_tokens: dict[str, str]
+    ) -> None:
+        """Use `from_dir`. `named_tokens` maps `bos_token`, `eos_token`, … to their text."""
+        self._backend = backend
+        self.vocabulary = vocabulary
+        self.named_tokens = named_tokens
+
+    @classmethod
+    def from_dir(cls, model_dir: str | Path) -> Tokenizer:
+        """Read a model folder. Raises `ModelError` with the fix when it is damaged or not supported."""
+        path = Path(model_dir) / "tokenizer.json"
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ModelError(
+                f"{path} cannot be read ({error.strerror}): save the model with a fast tokenizer "
+                "(`AutoTokenizer.from_pretrained(model).save_pretrained(folder)` writes tokenizer.json)"
+            ) from error
+        try:
+            decoder = msgspec.json.decode(content, type=_TokenizerFile).decoder
+            # The library raises ValueError for a description it does not know.
+            backend = tokenizers.Tokenizer.from_buffer(content)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise ModelError(
+                f"{path} is not a tokenizer we can load ({error}): download the model again"
+            ) from error
+        # Both can be saved inside tokenizer.json, and would cut or fill prompts silently.
+        backend.no_truncation()
+        backend.no_padding()
+        special = read_special_tokens(Path(model_dir))
+        _apply_bos_eos(backend, special)
+        vocabulary = _read_vocabulary(backend, TokenBytes(decoder), special)
+        return cls(backend, vocabulary, special.named)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of `text`. Raises `InvalidRequest` when it holds a lone surrogate."""
+        if len(text) >= LONG_TEXT_CHARS:
+            return self.encode_batch([text], add_special_tokens=add_special_tokens)[0]
+        _require_unicode(text)
+        return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
+        """Token ids of every text; other threads run meanwhile. Raises `InvalidRequest` as `encode` does."""
+        for text in texts:
+            _require_unicode(text)
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+        return [encoding.ids for encoding in encodings]
+
+
+def _require_unicode(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        code = f"U+{ord(text[error.start]):04X}"
+        raise InvalidRequest(
+            f"`inputs` holds the lone surrogate {code} at character {error.start}, must be valid Unicode",
+            field="inputs",
+        ) from error
+
+
+def _apply_bos_eos(backend: tokenizers.Tokenizer, special: SpecialTokens) -> None:
+    """Let tokenizer_config.json's `add_bos_token` and `add_eos_token` win, as transformers does."""
+    if special.add_bos is None and special.add_eos is None:
+        return
+    template, tokens = ["$A"], []
+    for wanted, name, position in ((special.add_bos, "bos_token", 0), (special.add_eos, "eos_token", 2)):
+        text = special.named.get(name)
+        token_id = backend.token_to_id(text) if wanted and text else None
+        if text is not None and token_id is not None:
+            template.insert(position, text)
+            tokens.append((text, token_id))
+    backend.post_processor = TemplateProcessing(single=template, special_tokens=tokens)
+
+
+def _read_vocabulary(
+    backend: tokenizers.Tokenizer, bytes_of: TokenBytes, special: SpecialTokens
+) -> Vocabulary:
+    text_of = {token_id: text for text, token_id in backend.get_vocab(with_added_tokens=True).items()}
+    if not text_of:
+        raise ModelError("tokenizer.json has an empty vocabulary: download the model again")
+    added = backend.get_added_tokens_decoder()
+    eos_token_ids = set(special.eos_token_ids)
+    eos = backend.token_to_id(special.named["eos_token"]) if "eos_token" in special.named else None
+    if eos is not None and not special.eos_is_list:
+        eos_token_ids.add(eos)
+    hidden = {
+        token_id for token_id, token in added.items() if token.special or token.content in special.others
+    }
+    for name, text in special.named.items():
+        token_id = backend.token_to_id(text)
+        # A pad or unk token that is an ordinary piece of text, as some folders have it, must stay visible.
+        if token_id is not None and (token_id in added or name in ("bos_token", "eos_token")):
+            hidden.add(token_id)
+    hidden |= {token_id for token_id in eos_token_ids if token_id in added}
+    token_bytes = [b""] * (max(text_of) + 1)
+    for token_id, text in text_of.items():
+        if token_id not in hidden:
+            token_bytes[token_id] = bytes_of(text)
+    _verify(backend, token_bytes, [token_id for token_id in text_of if token_id not in hidden])
+    return Vocabulary(
+        token_bytes=tuple(token_bytes),
+        special_text={token_id: text_of[token_id] for token_id in sorted(hidden)},
+        eos_token_ids=frozenset(eos_token_ids),
+    )
+
+
+def _verify(backend: tokenizers.Tokenizer, token_bytes: list[bytes], ids: list[int]) -> None:
+    """Compare the bytes of a sample of tokens with the library's own decoding of them behind a letter."""
+    anchor = next((token_id for token_id in sorted(ids) if token_bytes[token_id].isalpha()), None)
+    if anchor is None:
+        raise ModelError("tokenizer.json has no token made of letters: its texts cannot be verified")
+    sample = sorted(ids)[:: max(1, len(ids) // NUM_VERIFIED_TOKENS)]
+    prefix = backend.decode([anchor], skip_special_tokens=False)
+    decoded = backend.decode_batch([[anchor, token_id] for token_id in sample], skip_special_tokens=False)
+    for token_id, text in zip(sample, decoded, strict=True):
+        if text != prefix + token_bytes[token_id].decode("utf-8", "replace"):
+            raise ModelError(
+                f"token {token_id} decodes to {text.removeprefix(prefix)!r}, but its bytes are "
+                f"{token_bytes[token_id]!r}: this tokenizer's decoder is not supported"
+            )
