@@ -30,6 +30,7 @@ _BACKLOG = 2048
 _LAST_ANSWERS_S = 1.5  # for the front to hand every client its terminal error after the engine died
 _ENGINE_LAST_ANSWERS_S = 2.0  # of the drain time, for streams that have to be ended in-band
 _CHILD_GRACE_S = 2.0
+_STAGE_LOG_INTERVAL_S = 10.0  # a new stage is logged at once, its progress this often
 
 
 class Server:
@@ -44,6 +45,7 @@ class Server:
         self._programs = programs
         self._run_dir = RunDirectory()
         self._supervisor = Supervisor(self._on_stage)
+        self._stage_logged_s = 0.0
         self._api: Child | None = None
         self._engine: Child | None = None
 
@@ -159,7 +161,10 @@ class Server:
         return msgspec.json.decode((self._run_dir.path / MODEL_FILES_FILE).read_bytes(), type=ModelFiles)
 
     def _on_stage(self, child: Child, stage: Stage) -> None:
-        event(_log, logging.INFO, "stage", stage=stage.stage, detail=stage.detail)
+        now_s = time.monotonic()
+        if stage.stage != self._run_dir.stage.stage or now_s - self._stage_logged_s >= _STAGE_LOG_INTERVAL_S:
+            self._stage_logged_s = now_s
+            event(_log, logging.INFO, "stage", stage=stage.stage, detail=stage.detail)
         # From the stop signal on, /ping must not turn healthy again.
         if not self._stopping:
             self._run_dir.publish(stage)

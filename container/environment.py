@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,10 @@ class Environment:
     hf_model_id: str | None
     """HF_MODEL_ID, last rung."""
     base_dir: str
+    caches: tuple[str, ...]
+    """Folders for model files, in the order of preference; none is known to be writable."""
+    hf_home_chosen: bool
+    """The user said where Hub files go."""
     hf_token: Secret | None
 
 
@@ -84,6 +89,8 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         model_id=present.get(variables.MODEL_ID),
         hf_model_id=present.get(variables.HF_MODEL_ID),
         base_dir=present.get(variables.BASE_DIR, DEFAULT_BASE_DIR),
+        caches=_caches(present),
+        hf_home_chosen=any(name in present for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")),
         hf_token=token,
     )
 
@@ -129,7 +136,7 @@ def _winner(variable: Variable, present: Mapping[str, str]) -> str | None:
     for other in () if variable.ranked else names[1:]:
         if _parse(variable, first, present[first]) != _parse(variable, other, present[other]):
             raise ConfigError(
-                f"{first}={present[first]} and {other}={present[other]} are two values for one setting: unset one"
+                f"{first}={present[first]} and {other}={present[other]} are one setting: unset one"
             )
     return first
 
@@ -168,9 +175,19 @@ def _check(config: ServerConfig, sources: Mapping[str, str]) -> None:
     capacity = config.cache.max_batch_total_tokens
     if total is not None and capacity is not None and total > capacity:
         raise ConfigError(
-            f"MAX_TOTAL_TOKENS={total} is above MAX_BATCH_TOTAL_TOKENS={capacity}: a request would never fit; "
+            f"MAX_TOTAL_TOKENS={total} is above MAX_BATCH_TOTAL_TOKENS={capacity}: some could never fit; "
             "lower the first or raise the second"
         )
+
+
+def _caches(present: Mapping[str, str]) -> tuple[str, ...]:
+    chosen = [os.path.join(present["HF_HOME"], "textgen-endpoint")] if "HF_HOME" in present else []
+    home = present.get("XDG_CACHE_HOME") or (
+        os.path.join(present["HOME"], ".cache") if "HOME" in present else None
+    )
+    if home:
+        chosen.append(os.path.join(home, "textgen-endpoint"))
+    return (*chosen, os.path.join(tempfile.gettempdir(), f"textgen-endpoint-{os.geteuid()}"))
 
 
 def _refuse_not_built(present: Mapping[str, str]) -> None:

@@ -17,6 +17,9 @@ from serving.errors import ConfigError, ModelError
 DEMO = "demo"
 ARCHIVE_NAME = "model.tar.gz"
 MODEL_FILES_FILE = "model.json"
+# Weights in safetensors, configuration, tokenizer and templates; never pickles, never code.
+MODEL_FILE_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer*"]
+IGNORED_FILE_PATTERNS = ["original/*", "onnx/*", "metal/*", "consolidated*"]  # the weights once more
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
 
 
