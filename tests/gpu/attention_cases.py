@@ -1,0 +1,211 @@
+"""Random paged-attention problems with an answer in float64, on any device. The interpreter's tests share them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from serving.contracts import AttentionMetadata, KVLayerCache
+
+NAN = float("nan")
+
+
+@dataclass(slots=True, frozen=True)
+class Case:
+    """`rows` holds (queries of this step, context after it) per sequence."""
+
+    rows: tuple[tuple[int, int], ...]
+    dtype: torch.dtype = torch.float32
+    head_dim: int = 64
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    block_size: int = 16
+    window: int | None = None
+    softcap: float = 0.0
+    seed: int = 0
+
+    def __str__(self) -> str:
+        name = (
+            f"{str(self.dtype)[6:]}-d{self.head_dim}-h{self.num_heads}x{self.num_kv_heads}-b{self.block_size}"
+        )
+        name += f"-w{self.window}" if self.window else ""
+        name += f"-c{self.softcap:g}" if self.softcap else ""
+        return f"{name}-rows{len(self.rows)}q{max(q for q, _ in self.rows)}k{max(k for _, k in self.rows)}"
+
+
+@dataclass(slots=True)
+class Problem:
+    """Inputs of one call. Cache slots that no token owns hold NaN: reading one spoils the result."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    cache: KVLayerCache
+    metadata: AttentionMetadata
+    scale: float
+    expected: Tensor
+    case: Case
+    owned_slots: Tensor = field(repr=False)
+
+
+def dense(
+    query: Tensor, key: Tensor, value: Tensor, *, scale: float, window: int | None, softcap: float
+) -> Tensor:
+    """One sequence in float64: query [Tq, Hq, D] are the last of the positions of key/value [Tk, Hkv, D]."""
+    group = query.shape[1] // key.shape[1]
+    keys, values = (t.double().repeat_interleave(group, dim=1) for t in (key, value))
+    scores = torch.einsum("qhd,khd->hqk", query.double(), keys) * scale
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    query_positions = torch.arange(len(query), device=query.device).unsqueeze(1) + len(key) - len(query)
+    key_positions = torch.arange(len(key), device=query.device)
+    hidden = key_positions > query_positions
+    if window is not None:
+        hidden |= key_positions <= query_positions - window
+    return torch.einsum("hqk,khd->qhd", scores.masked_fill(hidden, -torch.inf).softmax(-1), values)
+
+
+def build(case: Case, device: str = "cpu") -> Problem:
+    generator = torch.Generator().manual_seed(case.seed)
+    size, heads, kv_heads, dim = case.block_size, case.num_heads, case.num_kv_heads, case.head_dim
+    blocks_of = [-(-context // size) for _, context in case.rows]
+    num_blocks = 1 + sum(blocks_of)
+    free = (torch.randperm(num_blocks - 1, generator=generator) + 1).tolist()
+    caches = [torch.full((num_blocks, size, kv_heads, dim), NAN, dtype=case.dtype) for _ in range(2)]
+    for cache in caches:
+        cache[0] = 0.0
+    tables = torch.zeros(len(case.rows), max(blocks_of) + 1, dtype=torch.int32)
+    packed, slots_of_step, owned, expected = [], [], [], []
+    for row, (num_queries, context) in enumerate(case.rows):
+        blocks = torch.tensor([free.pop() for _ in range(blocks_of[row])], dtype=torch.int64)
+        tables[row, : len(blocks)] = blocks
+        slots = (blocks[:, None] * size + torch.arange(size)).flatten()[:context]
+        fused = torch.randn(context, heads + 2 * kv_heads, dim, generator=generator).to(case.dtype)
+        query, key, value = fused.split([heads, kv_heads, kv_heads], dim=1)
+        done = context - num_queries
+        caches[0].flatten(0, 1)[slots[:done]] = key[:done]
+        caches[1].flatten(0, 1)[slots[:done]] = value[:done]
+        packed.append(fused[done:])
+        slots_of_step.append(slots[done:])
+        owned.append(slots)
+        answer = dense(query[done:], key, value, scale=dim**-0.5, window=case.window, softcap=case.softcap)
+        expected.append(answer)
+    lens = [num_queries for num_queries, _ in case.rows]
+    contexts = [context for _, context in case.rows]
+    # Slices of one tensor, as the layers hand them over: tokens are not contiguous.
+    query, key, value = torch.cat(packed).to(device).split([heads, kv_heads, kv_heads], dim=1)
+    return Problem(
+        query=query,
+        key=key,
+        value=value,
+        cache=KVLayerCache(*(cache.to(device) for cache in caches)),
+        metadata=AttentionMetadata(
+            query_start=torch.tensor([0, *torch.tensor(lens).cumsum(0)], dtype=torch.int32, device=device),
+            seq_lens=torch.tensor(contexts, dtype=torch.int32, device=device),
+            block_tables=tables.to(device),
+            slot_mapping=torch.cat(slots_of_step).to(device),
+            query_lens_list=lens,
+            seq_lens_list=contexts,
+            block_size=size,
+        ),
+        scale=dim**-0.5,
+        expected=torch.cat(expected).to(device),
+        case=case,
+        owned_slots=torch.cat(owned).to(device),
+    )
+
+
+def relative_error(output: Tensor, expected: Tensor) -> float:
+    """|| output - expected || / || expected ||; NaN anywhere makes it NaN."""
+    return ((output.double() - expected).norm() / expected.norm()).item()
+
+
+def run_kernels(case: Case, device: str = "cpu") -> float:
+    """Error of the KV write followed by paged attention; fails when a foreign slot was written."""
+    from serving.kernels.triton.kv_write import reshape_and_cache
+    from serving.kernels.triton.paged_attention import paged_attention
+
+    problem = build(case, device)
+    cache, metadata = problem.cache, problem.metadata
+    reshape_and_cache(problem.key, problem.value, cache.key, cache.value, metadata.slot_mapping)
+    _check_foreign_slots(problem)
+    output = paged_attention(
+        problem.query,
+        cache.key,
+        cache.value,
+        block_tables=metadata.block_tables,
+        seq_lens=metadata.seq_lens,
+        query_start=metadata.query_start,
+        max_query_len=metadata.max_query_len,
+        scale=problem.scale,
+        window=case.window,
+        softcap=case.softcap,
+    )
+    return relative_error(output, problem.expected)
+
+
+def _check_foreign_slots(problem: Problem) -> None:
+    for cache in (problem.cache.key, problem.cache.value):
+        slots = cache.flatten(0, 1)
+        foreign = torch.ones(len(slots), dtype=torch.bool, device=slots.device)
+        foreign[problem.owned_slots] = False
+        foreign[: problem.case.block_size] = False
+        assert bool(slots[foreign].isnan().all()), "a slot that no token owns was written"
+        assert bool((slots[: problem.case.block_size] == 0).all()), "the padding block was written"
+        assert not bool(slots[problem.owned_slots].isnan().any()), "a token's slot was not written"
+
+
+def run_packed(case: Case, device: str = "cpu") -> float:
+    """Error of attention without a cache; every row's context must be its own queries."""
+    from serving.kernels.triton.paged_attention import packed_attention
+
+    problem = build(case, device)
+    output = packed_attention(
+        problem.query,
+        problem.key,
+        problem.value,
+        query_start=problem.metadata.query_start,
+        max_query_len=problem.metadata.max_query_len,
+        scale=problem.scale,
+        window=case.window,
+        softcap=case.softcap,
+    )
+    return relative_error(output, problem.expected)
+
+
+def run_backends(case: Case, device: str = "cpu") -> list[float]:
+    """Errors of the Triton backend, its deterministic form, and the torch backend, each on its own cache."""
+    from serving.attention.sdpa import SdpaAttention
+    from serving.attention.triton import TritonAttention
+
+    errors = []
+    for backend in (TritonAttention(), TritonAttention(deterministic=True), SdpaAttention()):
+        problem = build(case, device)
+        for cache in (problem.cache.key, problem.cache.value):
+            cache.nan_to_num_()  # the torch backend multiplies masked values by zero
+        output = backend.forward(
+            problem.query,
+            problem.key,
+            problem.value,
+            cache=problem.cache,
+            metadata=problem.metadata,
+            scale=problem.scale,
+            window=case.window,
+        )
+        errors.append(relative_error(output, problem.expected))
+    return errors
+
+
+def written_slots(device: str = "cpu") -> list[int]:
+    """Slots that a write of four tokens changed, two of which have the slot -1."""
+    from serving.kernels.triton.kv_write import reshape_and_cache
+
+    key_cache = torch.zeros(3, 16, 2, 40, dtype=torch.float16, device=device)
+    value_cache = torch.zeros_like(key_cache)
+    token = torch.ones(4, 2, 40, device=device)
+    slots = torch.tensor([17, -1, 40, -1], device=device)
+    reshape_and_cache(token, 2 * token, key_cache, value_cache, slots)
+    assert bool((value_cache == 2 * key_cache).all())
+    return key_cache.flatten(0, 1).flatten(1).all(dim=1).nonzero().flatten().tolist()
