@@ -22,11 +22,15 @@ OWN_ENV := $(filter $(VENV)/bin/python,$(ENV_PYTHON))
 RUNTIME := $(if $(OWN_ENV),$(VENV)/.runtime-$(BUILD))
 DEV := $(if $(OWN_ENV),$(VENV)/.dev-$(BUILD))
 
-PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --no-compile --no-build-isolation -c constraints-cpu.txt
+# setuptools warns at length about every editable installation; ours is one on purpose.
+PIP_INSTALL := PYTHONWARNINGS=ignore $(VENV)/bin/python -m pip install --quiet --no-compile --no-build-isolation -c constraints-cpu.txt
 EXTRAS := $(if $(CUDA),cuda)
 COMMA := ,
 
-.PHONY: help serve test test-full test-gpu lint format bench clean
+IMAGE ?= textgen-endpoint
+VERSION = $(shell sed -n 's/^VERSION = "\(.*\)"$$/\1/p' serving/version.py)
+
+.PHONY: help serve test test-full test-gpu lint format bench image clean
 
 help:  ## this list
 	@echo "textgen-endpoint: make TARGET [SETTING=VALUE ...]"
@@ -72,6 +76,10 @@ format: $(DEV)  ## sort imports, apply the safe fixes, format
 
 bench: $(DEV)  ## output tokens per second, side by side with transformers (BENCH_ARGS=--help)
 	$(ENV_PYTHON) -m benchmarks $(BENCH_ARGS)
+
+image:  ## build the CPU image, with CUDA=1 the CUDA image (needs docker)
+	docker build --file container/Dockerfile$(if $(CUDA),,.cpu) --build-arg VERSION=$(VERSION) \
+	  --tag $(IMAGE):$(VERSION)$(if $(CUDA),,-cpu) .
 
 clean:  ## remove the environment and all caches
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

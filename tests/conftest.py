@@ -1,0 +1,92 @@
+"""What every test lives in: the counts (`--full`), the hypothesis profiles, and the check that no process is left behind.
+
+Fixtures for one part belong to that part's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+import hypothesis
+import psutil
+import pytest
+
+# In the environment of every process a test starts, so that one that lost its parent is still known as ours.
+LEAK_TAG = "PYTEST_LEAK_TAG"
+LEAK_GRACE_S = 5.0
+# Python's own helper of multiprocessing, which lives as long as its process.
+NOT_LEAKED = ("multiprocessing.resource_tracker",)
+
+hypothesis.settings.register_profile("fast", max_examples=25, deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("full", max_examples=500, deadline=None, print_blob=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run with the counts of the whole suite (make test-full)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.load_profile("full" if config.getoption("--full") else "fast")
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """True under `make test-full`: tests take their counts from it (`prompts = 50 if full else 8`)."""
+    return bool(request.config.getoption("--full"))
+
+
+@pytest.fixture(scope="session")
+def demo_model_dir() -> Path:
+    """The embedded demo model's folder, in Hugging Face layout."""
+    folder = Path(str(resources.files("local_mode"))) / "demo_model"
+    missing = [name for name in ("config.json", "tokenizer.json", "model.safetensors") if not (folder / name).is_file()]
+    if missing:
+        pytest.fail(f"{folder} lacks {', '.join(missing)}; is this checkout complete?")
+    return folder
+
+
+def _tagged_processes(tag: str) -> list[psutil.Process]:
+    """Processes that carry `tag` in their environment, whoever their parent is now."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(LEAK_TAG) == tag:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _left_behind(tag: str) -> list[str]:
+    """One line for each living process that tests started, zombies excepted: those only wait for this process to end."""
+    ours = {process.pid: process for process in _tagged_processes(tag)}
+    ours.update({process.pid: process for process in psutil.Process().children(recursive=True)})
+    ours.pop(os.getpid(), None)
+    lines = []
+    for process in ours.values():
+        try:
+            command = " ".join(process.cmdline())
+            if process.status() != psutil.STATUS_ZOMBIE and not any(name in command for name in NOT_LEAKED):
+                lines.append(f"pid {process.pid}: {command or process.name()}")
+        except psutil.NoSuchProcess:
+            continue
+    return lines
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_left_behind() -> Iterator[None]:
+    """Fails the last test of a session that leaves processes of ours running, and ends them."""
+    tag = os.environ[LEAK_TAG] = uuid.uuid4().hex
+    yield
+    deadline = time.monotonic() + LEAK_GRACE_S
+    while (leaked := _left_behind(tag)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for process in [*psutil.Process().children(recursive=True), *_tagged_processes(tag)] if leaked else []:
+        if process.pid != os.getpid():
+            process.kill()
+    assert not leaked, "tests left processes running:\n" + "\n".join(leaked)
