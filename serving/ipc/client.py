@@ -1,0 +1,356 @@
+"""The front's end of the transport: one connection to the engine, one queue per request.
+
+Built on stdlib sockets, threads and queues. Under gunicorn's gevent worker these are monkey-patched before
+this module is imported, so that its two threads become greenlets; in tests and scripts they are threads.
+It must not be created before a fork. It knows messages, not HTTP and not text.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from serving import logs
+from serving.errors import (
+    GenerationFailed,
+    NotReady,
+    PayloadTooLarge,
+    RequestError,
+    TransportError,
+    from_wire,
+)
+from serving.ipc.channel import FrameReader, decode_from_engine, encode_frame
+from serving.messages import (
+    AbortRequest,
+    AddRequest,
+    CommandReply,
+    EngineReady,
+    EngineStats,
+    FromEngine,
+    Hello,
+    Ping,
+    RequestAccepted,
+    SequenceOutput,
+    StepOutputs,
+)
+
+PING_INTERVAL_S = 0.5
+CONNECT_INTERVAL_S = 0.1
+_READ_BYTES = 256 * 1024
+_NEVER_READY = "the engine is not ready yet"
+_LOST = "the engine stopped unexpectedly"
+
+logger = logging.getLogger(__name__)
+
+
+class OutputStream:
+    """The answers to one request, in order. Use as a context manager: leaving it early aborts the request."""
+
+    __slots__ = ("_client", "_error", "_items", "_num_open", "request_id")
+
+    def __init__(self, client: EngineClient, request: AddRequest) -> None:
+        self.request_id = request.request_id
+        self._client = client
+        self._items: queue.SimpleQueue[RequestAccepted | SequenceOutput | RequestError] = queue.SimpleQueue()
+        self._num_open = request.params.n
+        self._error: RequestError | None = None
+
+    def get(self, timeout_s: float | None = None) -> RequestAccepted | SequenceOutput:
+        """The next answer: first `RequestAccepted`, then outputs until every sequence has a `finish_reason`.
+
+        Raises `TimeoutError` when nothing came within `timeout_s` (the stream stays usable), and the terminal
+        `RequestError` when the request was refused, failed, or the engine died; further calls raise it again.
+        """
+        if self._error is not None:
+            raise self._error
+        try:
+            item = self._items.get(timeout=timeout_s)
+        except queue.Empty:
+            raise TimeoutError(f"no output of request {self.request_id} within {timeout_s} s") from None
+        if isinstance(item, SequenceOutput) and item.error is not None:
+            item = from_wire(item.error)
+        if isinstance(item, RequestError):
+            self._error = item
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Forget the request; aborts it if it is still running. May be called twice."""
+        self._client.forget(self)
+
+    def __enter__(self) -> OutputStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def deliver(self, item: RequestAccepted | SequenceOutput | RequestError) -> bool:
+        """Called by the client's reader only. Returns True when `item` ends the request."""
+        if isinstance(item, RequestError):
+            self._num_open = 0
+        elif isinstance(item, SequenceOutput):
+            if item.error is not None:
+                self._num_open = 0
+            elif item.finish_reason is not None:
+                self._num_open -= 1
+        self._items.put(item)
+        return self._num_open <= 0
+
+
+class _Connection:
+    """One socket and the frames that wait for it: no caller blocks in a write or is cut inside a frame."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self.sending_since_s: float | None = None
+        self.ping_sent_at_s: float | None = None
+        self.ping_nonce: int | None = None
+
+    def run_writer(self, nonces: Iterator[int]) -> None:
+        """Write frames until `shut`; a `Ping` every `PING_INTERVAL_S` unless the last is unanswered."""
+        next_ping_s = time.monotonic()
+        while True:
+            now_s = time.monotonic()
+            if now_s < next_ping_s:
+                try:
+                    frame = self.outgoing.get(timeout=next_ping_s - now_s)
+                except queue.Empty:
+                    continue
+            else:
+                next_ping_s = now_s + PING_INTERVAL_S
+                if self.ping_nonce is not None:
+                    continue
+                self.ping_sent_at_s = now_s
+                self.ping_nonce = next(nonces)
+                frame = encode_frame(Ping(nonce=self.ping_nonce))
+            if frame is None:
+                return
+            self.sending_since_s = time.monotonic()
+            try:
+                self.sock.sendall(frame)
+            except OSError:
+                return  # the reader sees the same end and reports it
+            self.sending_since_s = None
+
+    def answered(self, nonce: int) -> bool:
+        """True when `nonce` was the background ping."""
+        if nonce != self.ping_nonce:
+            return False
+        self.ping_sent_at_s = None
+        self.ping_nonce = None
+        return True
+
+    def silent_for_s(self) -> float:
+        """How long the engine has owed us something: the answer to a ping, or room for our bytes."""
+        waits = [since for since in (self.sending_since_s, self.ping_sent_at_s) if since is not None]
+        return time.monotonic() - min(waits) if waits else 0.0
+
+    def shut(self) -> None:
+        self.outgoing.put(None)
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # the engine was faster
+
+
+class EngineClient:
+    """Speaks with the engine for one front. Every method may be called from any thread (or greenlet).
+
+    `front_id` must be unique among the fronts alive at one time. Create and `start` it after a fork.
+    """
+
+    def __init__(self, socket_path: Path, front_id: str) -> None:
+        self.front_id = front_id
+        self._path = socket_path
+        self._ready: EngineReady | None = None
+        self._connection: _Connection | None = None
+        self._streams: dict[str, OutputStream] = {}
+        self._stats_waiters: dict[int, queue.SimpleQueue[EngineStats | NotReady]] = {}
+        self._down_reason = _NEVER_READY
+        self._request_numbers = itertools.count(1)
+        self._nonces = itertools.count(1)
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._stopped = threading.Event()
+        self._reader = threading.Thread(target=self._run_reader, name="engine-reader", daemon=True)
+
+    def start(self) -> None:
+        """Connect in the background: retry until the engine listens, and again after it was restarted."""
+        self._reader.start()
+
+    def close(self) -> None:
+        """Leave: the engine aborts what this front has running."""
+        self._stopped.set()
+        with self._lock:
+            connection = self._connection
+        if connection is not None:
+            connection.shut()
+        self._reader.join(timeout=5.0)
+
+    @property
+    def ready(self) -> EngineReady | None:
+        """The engine's facts, or None while it cannot be reached."""
+        return self._ready
+
+    def wait_ready(self, timeout_s: float) -> EngineReady:
+        """Raises `TimeoutError` when the engine has not become ready within `timeout_s`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready is not None, timeout=timeout_s)
+            if self._ready is None:
+                raise TimeoutError(f"{self._down_reason}, waited {timeout_s} s")
+            return self._ready
+
+    def healthy(self) -> tuple[bool, str]:
+        """Whether the engine is there and makes progress, and if not, why. Never False because it is busy."""
+        connection, ready = self._connection, self._ready
+        if connection is None or ready is None:
+            return False, self._down_reason
+        silent_s = connection.silent_for_s()
+        if silent_s > ready.stall_limit_s:
+            return (
+                False,
+                f"the engine has been silent for {silent_s:.0f} s (limit {ready.stall_limit_s:.0f} s)",
+            )
+        return True, ""
+
+    def next_request_id(self) -> str:
+        return f"{self.front_id}-{next(self._request_numbers)}"
+
+    def submit(self, request: AddRequest) -> OutputStream:
+        """Send `request`, whose id comes from `next_request_id`. Raises `NotReady` without an engine."""
+        try:
+            frame = encode_frame(request)
+        except TransportError as error:
+            raise PayloadTooLarge(f"{len(request.prompt_token_ids)} prompt tokens are too many") from error
+        stream = OutputStream(self, request)
+        with self._lock:
+            if self._connection is None:
+                raise NotReady(self._down_reason)
+            if request.request_id in self._streams:
+                raise TransportError(f"request id {request.request_id!r} is in use: call next_request_id()")
+            self._streams[request.request_id] = stream
+            self._connection.outgoing.put(frame)
+        return stream
+
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        """Ask the engine to stop a request, or one of its sequences. Its stream still gets the end."""
+        with self._lock:
+            if self._connection is not None and request_id in self._streams:
+                self._connection.outgoing.put(encode_frame(AbortRequest(request_id=request_id, index=index)))
+
+    def forget(self, stream: OutputStream) -> None:
+        """Drop a stream and whatever still comes for it; aborts the request if it is running."""
+        self.abort(stream.request_id)
+        with self._lock:
+            self._streams.pop(stream.request_id, None)
+
+    def stats(self, timeout_s: float) -> EngineStats:
+        """The engine's counters after its current step. Raises `NotReady` or `TimeoutError`."""
+        nonce = next(self._nonces)
+        waiter: queue.SimpleQueue[EngineStats | NotReady] = queue.SimpleQueue()
+        with self._lock:
+            if self._connection is None:
+                raise NotReady(self._down_reason)
+            self._stats_waiters[nonce] = waiter
+            self._connection.outgoing.put(encode_frame(Ping(nonce=nonce)))
+        try:
+            answer = waiter.get(timeout=timeout_s)
+        except queue.Empty:
+            raise TimeoutError(f"the engine did not answer within {timeout_s} s") from None
+        finally:
+            self._stats_waiters.pop(nonce, None)
+        if isinstance(answer, NotReady):
+            raise answer
+        return answer
+
+    def _run_reader(self) -> None:
+        while not self._stopped.is_set():
+            sock = self._connect()
+            if sock is not None:
+                self._converse(_Connection(sock))
+            self._stopped.wait(CONNECT_INTERVAL_S)
+
+    def _connect(self) -> socket.socket | None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(os.fspath(self._path))
+            sock.sendall(encode_frame(Hello(front_id=self.front_id)))
+        except OSError:
+            sock.close()  # no engine yet, or not any more
+            return None
+        return sock
+
+    def _converse(self, connection: _Connection) -> None:
+        """Read until the engine goes away, then end every open stream with the reason."""
+        reason = _LOST
+        try:
+            reader = FrameReader()
+            while data := connection.sock.recv(_READ_BYTES):
+                for payload in reader.feed(data):
+                    self._take(connection, decode_from_engine(payload))
+        except OSError as error:
+            logs.event(logger, logging.WARNING, "engine connection broke", reason=str(error))
+        except TransportError as error:
+            logs.event(logger, logging.ERROR, "engine sent what is not a message", reason=error.message)
+        except GenerationFailed as error:
+            reason = error.message
+        self._disconnect(connection, reason)
+
+    def _disconnect(self, connection: _Connection, reason: str) -> None:
+        with self._changed:
+            was_connected = self._connection is connection
+            self._connection = None
+            self._ready = None
+            if was_connected:
+                self._down_reason = reason
+            streams, self._streams = self._streams, {}
+            waiters, self._stats_waiters = self._stats_waiters, {}
+        for stream in streams.values():
+            stream.deliver(GenerationFailed(reason))
+        for waiter in waiters.values():
+            waiter.put(NotReady(reason))
+        connection.shut()
+        connection.sock.close()
+        if was_connected and not self._stopped.is_set():
+            logs.event(logger, logging.ERROR, "engine lost", reason=reason, streams=len(streams))
+
+    def _take(self, connection: _Connection, message: FromEngine) -> None:
+        if isinstance(message, StepOutputs):
+            for output in message.outputs:
+                self._deliver(output)
+        elif isinstance(message, RequestAccepted):
+            self._deliver(message)
+        elif isinstance(message, CommandReply):
+            waiter = None if connection.answered(message.nonce) else self._stats_waiters.get(message.nonce)
+            if waiter is not None and message.stats is not None:
+                waiter.put(message.stats)
+        elif isinstance(message, EngineReady):
+            self._begin(connection, message)
+        else:
+            raise GenerationFailed(message.reason)
+
+    def _begin(self, connection: _Connection, ready: EngineReady) -> None:
+        with self._changed:
+            self._connection = connection
+            self._ready = ready
+            self._changed.notify_all()
+        if self._stopped.is_set():
+            connection.shut()  # `close` came while we connected
+        writer = threading.Thread(
+            target=connection.run_writer, args=(self._nonces,), name="engine-writer", daemon=True
+        )
+        writer.start()
+
+    def _deliver(self, item: RequestAccepted | SequenceOutput) -> None:
+        stream = self._streams.get(item.request_id)
+        if stream is not None and stream.deliver(item):
+            with self._lock:
+                self._streams.pop(item.request_id, None)
