@@ -1,0 +1,52 @@
+"""The front as one Flask app, built from an engine client, a tokenizer and a configuration. Composition only: it starts
+nothing and reads nothing, so tests build it around a fake engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flask import Flask
+
+from serving.api import error_handlers
+from serving.api.connection import ConnectionMiddleware
+from serving.api.context import EXTENSION, ApiContext
+from serving.api.json_body import BodyReader
+from serving.api.readiness import Readiness, TextProvider
+from serving.api.roles import EngineClient
+from serving.api.routes import generate, health, info, invocations
+from serving.config import ServerConfig, Stage
+from serving.metrics import ServerMetrics
+
+_BUFFERED_BODIES = 8
+"""Unfinished bodies of one worker may together hold this many times the largest one."""
+
+
+def create_app(
+    engine: EngineClient,
+    text: TextProvider,
+    config: ServerConfig,
+    stage: Callable[[], Stage],
+    *,
+    metrics: ServerMetrics | None = None,
+) -> Flask:
+    """`text` returns None until the engine's model folder is known and its tokenizer read."""
+    app = Flask("serving", static_folder=None)
+    limit_bytes = config.limits.payload_limit_bytes
+    app.extensions[EXTENSION] = ApiContext(
+        config=config,
+        engine=engine,
+        readiness=Readiness(engine=engine, text=text, stage=stage, declared=config.limits),
+        bodies=BodyReader(
+            limit_bytes=limit_bytes,
+            timeout_s=config.http.body_timeout_s,
+            buffer_limit_bytes=_BUFFERED_BODIES * limit_bytes,
+        ),
+        metrics=metrics or ServerMetrics(),
+    )
+    error_handlers.register(app)
+    for routes in (health, generate, invocations, info):
+        app.register_blueprint(routes.blueprint)
+    # The way Flask documents for WSGI middleware; its attribute is declared as a method.
+    app.wsgi_app = ConnectionMiddleware(app.wsgi_app)  # type: ignore[method-assign]
+    return app

@@ -1,0 +1,29 @@
+"""What all routes of one worker share. Made by `create_app`, found in the running Flask app."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flask import current_app
+
+from serving.api.json_body import BodyReader
+from serving.api.readiness import Readiness
+from serving.api.roles import EngineClient
+from serving.config import ServerConfig
+from serving.metrics import ServerMetrics
+
+EXTENSION = "serving"
+
+
+@dataclass(slots=True, frozen=True)
+class ApiContext:
+    config: ServerConfig
+    engine: EngineClient
+    readiness: Readiness
+    bodies: BodyReader
+    metrics: ServerMetrics
+
+
+def context() -> ApiContext:
+    found: ApiContext = current_app.extensions[EXTENSION]
+    return found

@@ -1,0 +1,174 @@
+"""The one door for request bodies: media type, size, deadline, strict JSON, schema. Every route that takes a body comes
+through `read_object` and `convert`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import gevent
+import msgspec
+from gunicorn.http.errors import ParseException
+
+from serving.api import strict_json
+from serving.api.connection import ClientConnection, ClientDisconnected, cooperative
+from serving.api.strict_json import JsonValue
+from serving.errors import (
+    BodyTimeout,
+    InvalidRequest,
+    MalformedBody,
+    Overloaded,
+    PayloadTooLarge,
+    RequestError,
+    UnsupportedMediaType,
+)
+
+_Schema = TypeVar("_Schema")
+
+_READ_BYTES = 64 * 1024
+_READ_BYTES_CHUNKED = 4 * 1024  # chunks may be one byte long: other greenlets get their turn after this many
+_JSON_TYPE = re.compile(r"application/([\w.-]+\+)?json", re.IGNORECASE)
+_AT_PATH = re.compile(r"(.*?)(?: - at `\$\.?(.*)`)?", re.DOTALL)
+
+
+@dataclass(slots=True)
+class BodyReader:
+    """Reads bodies for one worker. `buffered_bytes` counts what all unfinished bodies hold together."""
+
+    limit_bytes: int
+    timeout_s: float
+    buffer_limit_bytes: int
+    buffered_bytes: int = 0
+
+    def read_object(self, environ: dict[str, Any], connection: ClientConnection) -> dict[str, JsonValue]:
+        """The body as a JSON object. Raises the `RequestError` that says what is wrong with it.
+
+        After an error raised before the body was read to its end the connection is closed with the answer.
+        """
+        try:
+            _check_media_type(environ)
+            body = self._read(environ)
+        except RequestError as error:
+            connection.close_after_response(unread_body=not isinstance(error, BodyTimeout))
+            raise
+        value = strict_json.parse(body)
+        if not isinstance(value, dict):
+            raise InvalidRequest(f"the body must be a JSON object, not {_kind(value)}", field="body")
+        return value
+
+    def _read(self, environ: dict[str, Any]) -> bytes:
+        declared = environ.get("CONTENT_LENGTH") or None
+        if declared is not None and not declared.isdecimal():
+            raise MalformedBody("the Content-Length header is not a number")
+        if declared is not None and int(declared) > self.limit_bytes:
+            raise self._too_large(f"{int(declared)} bytes")
+        if declared is None and not environ.get("wsgi.input_terminated"):
+            return b""
+        body = bytearray()
+        deadline = time.monotonic() + self.timeout_s
+        late = BodyTimeout(f"the body did not arrive within {self.timeout_s:g} s")
+        try:
+            with _timeout(self.timeout_s, late):
+                for data in _pieces(environ, None if declared is None else int(declared)):
+                    body += data
+                    self.buffered_bytes += len(data)
+                    self._check_limits(len(body))
+                    if time.monotonic() > deadline:
+                        raise late
+        finally:
+            self.buffered_bytes -= len(body)
+        return bytes(body)
+
+    def _check_limits(self, size_bytes: int) -> None:
+        if size_bytes > self.limit_bytes:
+            raise self._too_large(f"more than {self.limit_bytes} bytes")
+        if self.buffered_bytes > self.buffer_limit_bytes:
+            raise Overloaded("too many large request bodies are being received", retry_after_s=2.0)
+
+    def _too_large(self, size: str) -> PayloadTooLarge:
+        return PayloadTooLarge(f"the body has {size}, at most {self.limit_bytes} bytes are accepted")
+
+
+def convert(value: JsonValue, schema: type[_Schema]) -> _Schema:
+    """Plain data to a schema struct, without any coercion. Raises `InvalidRequest` that names the field's path."""
+    try:
+        return msgspec.convert(value, schema, strict=True)
+    except msgspec.ValidationError as error:
+        match = _AT_PATH.fullmatch(str(error))
+        reason, path = match.groups() if match else (str(error), None)
+        missing = re.fullmatch(r"Object missing required field `(.*)`", reason)
+        if missing:
+            path = f"{path}.{missing[1]}" if path else missing[1]
+            raise InvalidRequest(f"`{path}` is missing", field=path) from None
+        field = path or "body"
+        raise InvalidRequest(f"`{field}`: {reason[:1].lower()}{reason[1:]}", field=field) from None
+
+
+def unknown_fields(
+    value: dict[str, JsonValue], schema: type[msgspec.Struct], *, prefix: str = ""
+) -> list[str]:
+    """Names in `value` that `schema` does not declare, as a client would write them (`parameters.foo`)."""
+    known = schema.__struct_encode_fields__
+    return [prefix + name for name in value if name not in known]
+
+
+def _pieces(environ: dict[str, Any], length: int | None) -> Iterator[bytes]:
+    stream = environ["wsgi.input"]
+    yields = cooperative()
+    left = length
+    while left is None or left > 0:
+        size = _READ_BYTES_CHUNKED if left is None else min(left, _READ_BYTES)
+        try:
+            data: bytes = stream.read(size)
+        except ConnectionError:
+            raise ClientDisconnected from None
+        except (OSError, ParseException) as error:
+            raise MalformedBody(f"the body is not well framed ({type(error).__name__})") from None
+        if not data:
+            break
+        if left is not None:
+            left -= len(data)
+        yield data
+        if yields:
+            gevent.sleep(0)
+    if left:
+        raise MalformedBody(f"the body ended {left} bytes before its Content-Length")
+
+
+@contextmanager
+def _timeout(seconds: float, error: BodyTimeout) -> Iterator[None]:
+    if not cooperative():
+        yield
+        return
+    with gevent.Timeout(seconds, error):
+        yield
+
+
+def _check_media_type(environ: dict[str, Any]) -> None:
+    encoding = str(environ.get("HTTP_CONTENT_ENCODING") or "identity").strip().lower()
+    if encoding != "identity":
+        raise UnsupportedMediaType(
+            "compressed bodies are not supported, send the body without Content-Encoding"
+        )
+    media_type, _, options = str(environ.get("CONTENT_TYPE") or "").partition(";")
+    media_type = media_type.strip().lower()
+    if media_type in ("", "application/octet-stream"):
+        return
+    if not _JSON_TYPE.fullmatch(media_type):
+        raise UnsupportedMediaType("Expected request with `Content-Type: application/json`")
+    charset = re.search(r"charset\s*=\s*\"?([^\s\";]+)", options, re.IGNORECASE)
+    if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii", "ascii"):
+        raise UnsupportedMediaType("only UTF-8 bodies are supported")
+
+
+def _kind(value: JsonValue) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    return {str: "a string", list: "an array"}.get(type(value), "a number")

@@ -1,0 +1,168 @@
+"""Serves one native generation call from its decoded body to its answer, whole or streamed. Knows no routes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gevent
+from flask import Response, request
+
+from serving.api.connection import connection_of, cooperative
+from serving.api.context import ApiContext, context
+from serving.api.error_handlers import json_response, with_error_event
+from serving.api.generation import Generation
+from serving.api.json_body import convert, unknown_fields
+from serving.api.native_reply import PrefillToken, compute_headers, reply, reply_headers
+from serving.api.readiness import Serving
+from serving.api.request_record import RequestRecord
+from serving.api.roles import TextProcessor
+from serving.api.schema.generate import GenerateRequest
+from serving.api.schema.native import (
+    NativeParameters,
+    NativeRequest,
+    NativeStreamableRequest,
+    Tokenize,
+    to_generate_request,
+)
+from serving.api.streaming import STREAM_HEADERS, native_events
+from serving.api.strict_json import JsonValue
+from serving.errors import RequestError
+
+IGNORED_HEADER = "x-ignored-parameters"
+
+_LONG_TEXT_CHARS = 4000
+_MAX_IGNORED_NAMES = 20
+_MAX_IGNORED_CHARS = 64
+
+
+@dataclass(slots=True, frozen=True)
+class NativeRoute:
+    """How TGI's routes with the same request differ."""
+
+    schema: type[NativeRequest]
+    stream: bool | None = None
+    """None: the body's `stream` decides."""
+    as_array: bool = False
+    full_text_default: bool = False
+
+
+GENERATE = NativeRoute(schema=NativeRequest, stream=False)
+GENERATE_STREAM = NativeRoute(schema=NativeRequest, stream=True)
+COMPATIBLE = NativeRoute(schema=NativeStreamableRequest, as_array=True, full_text_default=True)
+"""`POST /` and `/invocations`."""
+
+
+def handle(route: NativeRoute, check: Callable[[dict[str, JsonValue]], None] | None = None) -> Response:
+    """Answer the current request. `check` may refuse the decoded body before it is matched with the schema."""
+    shared = context()
+    inference_id = request.headers.get("X-Amzn-SageMaker-Inference-Id")
+    with RequestRecord(shared.metrics, request.path, inference_id) as record:
+        connection = connection_of(request.environ)
+        serving = shared.readiness.require()
+        shared.metrics.bind_limits(
+            max_input_tokens=serving.limits.max_input_tokens, max_total_tokens=serving.limits.max_total_tokens
+        )
+        body = shared.bodies.read_object(request.environ, connection)
+        if check is not None:
+            check(body)
+        checked = convert(body, route.schema)
+        ignored = _ignored(body, route.schema)
+        if ignored:
+            record.ignores(ignored)
+        generate_request = _checked_request(route, checked, serving)
+        generation = Generation(
+            generate_request,
+            engine=shared.engine,
+            text=serving.text,
+            connection=connection,
+            timings=record.timings,
+            keep_tokens=generate_request.details and not generate_request.stream,
+        )
+        record.begins(generation)
+        answer = _stream if generate_request.stream else _whole
+        response = answer(shared, serving, generation, record, route)
+        if ignored:
+            response.headers[IGNORED_HEADER] = ",".join(ignored)
+        return response
+
+
+def _checked_request(route: NativeRoute, body: NativeRequest, serving: Serving) -> GenerateRequest:
+    stream = route.stream
+    if stream is None:
+        stream = isinstance(body, NativeStreamableRequest) and body.stream
+    return to_generate_request(
+        body,
+        serving.limits,
+        _tokenizer_of(serving.text),
+        stream=stream,
+        full_text_default=route.full_text_default,
+    )
+
+
+def _whole(
+    shared: ApiContext, serving: Serving, generation: Generation, record: RequestRecord, route: NativeRoute
+) -> Response:
+    with generation:
+        generation.start()
+        for _ in generation.progress():
+            pass
+    generation.finish()
+    body = reply(generation, _prefill(generation, serving.text))
+    response = json_response([body] if route.as_array else body)
+    response.headers.update(reply_headers(generation, serving.engine))
+    return response
+
+
+def _stream(
+    shared: ApiContext, serving: Serving, generation: Generation, record: RequestRecord, route: NativeRoute
+) -> Response:
+    """The answer begins once the engine admitted the request; a refusal before that is an ordinary error."""
+    try:
+        generation.start()
+    except BaseException:
+        generation.close()
+        raise
+    record.detach()
+    events = native_events(generation, heartbeat_s=shared.config.http.heartbeat_s)
+    response = Response(with_error_event(events, on_error=record.failed, on_end=record.succeeded))
+    response.headers.update({**STREAM_HEADERS, **compute_headers(generation, serving.engine)})
+    # Runs also when the client left before the first byte, which an iterator that never began would not notice.
+    response.call_on_close(generation.close)
+    response.call_on_close(record.closed)
+    return response
+
+
+def _prefill(generation: Generation, text: TextProcessor) -> list[PrefillToken]:
+    if not generation.request.prompt_logprobs or generation.prompt_logprobs is None:
+        return []
+    spelled = text.prompt_tokens(generation.request.prompt_token_ids, generation.prompt_logprobs)
+    return [PrefillToken(token.id, token.text, token.logprob) for token in spelled]
+
+
+def _tokenizer_of(text: TextProcessor) -> Tokenize:
+    def tokenize(inputs: str, truncate: int | None) -> list[int]:
+        if len(inputs) < _LONG_TEXT_CHARS or not cooperative():
+            return text.prepare(inputs, truncate=truncate)
+        # In a real thread, so that the other requests of this worker go on meanwhile.
+        pool = gevent.get_hub().threadpool
+        ids: list[int] = pool.apply_e((RequestError,), text.prepare, (inputs,), {"truncate": truncate})
+        return ids
+
+    return tokenize
+
+
+def _ignored(body: dict[str, JsonValue], schema: type[NativeRequest]) -> list[str]:
+    """Fields that nobody reads, in a form that is safe in a header."""
+    names = unknown_fields(body, schema)
+    parameters: Any = body.get("parameters")
+    if isinstance(parameters, dict):
+        names += unknown_fields(parameters, NativeParameters, prefix="parameters.")
+    return [_header_safe(name) for name in names[:_MAX_IGNORED_NAMES]]
+
+
+def _header_safe(name: str) -> str:
+    return "".join(
+        c if c.isascii() and (c.isalnum() or c in "._-") else "?" for c in name[:_MAX_IGNORED_CHARS]
+    )

@@ -1,0 +1,98 @@
+"""What the front needs from the engine client and from the text package, as roles. No behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from serving.messages import AddRequest, EngineReady, EngineStats, RequestAccepted, SequenceOutput
+from serving.sampling_params import SamplingParams
+from serving.vocabulary import Vocabulary
+
+
+class OutputStream(Protocol):
+    def get(self, timeout_s: float) -> RequestAccepted | SequenceOutput:
+        """Next news of the request. Raises `TimeoutError`, or the `RequestError` that ended it."""
+        ...
+
+    def close(self) -> None:
+        """Forget the request; aborts it if it is still running."""
+        ...
+
+
+class EngineClient(Protocol):
+    @property
+    def ready(self) -> EngineReady | None: ...
+
+    def next_request_id(self) -> str: ...
+
+    def submit(self, request: AddRequest) -> OutputStream: ...
+
+    def abort(self, request_id: str, index: int | None = None) -> None: ...
+
+    def stats(self, timeout_s: float) -> EngineStats: ...
+
+    def healthy(self) -> tuple[bool, str]: ...
+
+
+class SpelledToken(Protocol):
+    """A token as answers show it. `special` tokens are not part of the text."""
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def logprob(self) -> float: ...
+
+    @property
+    def special(self) -> bool: ...
+
+
+class TokenText(SpelledToken, Protocol):
+    @property
+    def top(self) -> Sequence[SpelledToken] | None: ...
+
+
+class PromptTokenText(Protocol):
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def logprob(self) -> float | None: ...
+
+
+class SequenceText(Protocol):
+    """Text of one sequence. `finish_reason` is set once it ended, be it by the engine or by a stop string."""
+
+    finish_reason: str | None
+    num_tokens: int
+    stopped: bool
+    """True when a stop string ended the text while the engine goes on."""
+
+    @property
+    def text(self) -> str: ...
+
+    def push(self, output: SequenceOutput) -> Sequence[TokenText]: ...
+
+
+class TextProcessor(Protocol):
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    def new_sequence(
+        self, params: SamplingParams, *, prompt_token_ids: Sequence[int] = ()
+    ) -> SequenceText: ...
+
+    def prepare(
+        self, text: str, *, truncate: int | None = None, add_special_tokens: bool = True
+    ) -> list[int]: ...
+
+    def prompt_tokens(
+        self, token_ids: Sequence[int], logprobs: Sequence[float | None]
+    ) -> Sequence[PromptTokenText]: ...

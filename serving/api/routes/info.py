@@ -1,0 +1,77 @@
+"""`GET /info`: TGI's facts about the server and its model, and `GET /metrics`: the Prometheus page."""
+
+from __future__ import annotations
+
+import msgspec
+from flask import Blueprint, Response
+
+from serving.api.context import context
+from serving.api.error_handlers import json_response
+from serving.errors import RequestError
+from serving.messages import EngineStats
+from serving.metrics import CONTENT_TYPE
+from serving.version import VERSION
+
+blueprint = Blueprint("info", __name__)
+
+_STATS_TIMEOUT_S = 1.0
+
+
+class Info(msgspec.Struct, frozen=True, kw_only=True):
+    model_id: str
+    model_sha: str | None
+    model_pipeline_tag: str | None
+    model_dtype: str
+    model_device_type: str
+    max_concurrent_requests: int
+    max_best_of: int
+    max_stop_sequences: int
+    max_input_tokens: int
+    max_total_tokens: int
+    validation_workers: int
+    max_client_batch_size: int
+    router: str
+    version: str
+    sha: str | None
+    docker_label: str | None
+
+
+@blueprint.get("/info")
+def info() -> Response:
+    shared = context()
+    serving = shared.readiness.require()
+    limits = shared.config.limits
+    return json_response(
+        Info(
+            model_id=serving.engine.model_id,
+            model_sha=serving.engine.revision,
+            model_pipeline_tag="text-generation",
+            model_dtype=serving.engine.dtype,
+            model_device_type=serving.engine.device,
+            max_concurrent_requests=limits.max_concurrent_requests,
+            max_best_of=limits.max_best_of,
+            max_stop_sequences=limits.max_stop_sequences,
+            max_input_tokens=serving.limits.max_input_tokens,
+            max_total_tokens=serving.limits.max_total_tokens,
+            validation_workers=shared.config.http.api_workers or 1,
+            max_client_batch_size=1,
+            router="text-generation-router",
+            version=VERSION,
+            sha=None,
+            docker_label=None,
+        )
+    )
+
+
+@blueprint.get("/metrics")
+def metrics() -> Response:
+    shared = context()
+    return Response(shared.metrics.render(_engine_stats()), content_type=CONTENT_TYPE)
+
+
+def _engine_stats() -> EngineStats | None:
+    """None while the engine cannot be asked; the page is complete without it."""
+    try:
+        return context().engine.stats(_STATS_TIMEOUT_S)
+    except (TimeoutError, RequestError):
+        return None

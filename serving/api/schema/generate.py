@@ -1,0 +1,43 @@
+"""The one internal form of a generation request, made by every API's schema. Knows nothing of JSON."""
+
+from __future__ import annotations
+
+import msgspec
+
+from serving.messages import AddRequest
+from serving.sampling_params import SamplingParams
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers requests are checked against: from the declared configuration and from the running engine."""
+
+    max_input_tokens: int
+    max_total_tokens: int
+    max_best_of: int
+    max_stop_sequences: int
+    max_top_n_tokens: int
+    longest_token_bytes: int = 0
+    """No token stands for more bytes than this; 0 when unknown."""
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A checked request: nothing in it can be refused for its form any more.
+
+    `params.max_new_tokens` is always set; `params.seed` is set whenever tokens are sampled.
+    """
+
+    inputs: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    return_full_text: bool
+    details: bool = False
+    prompt_logprobs: bool = False
+    stream: bool = False
+
+    @property
+    def reported_seed(self) -> int | None:
+        """The seed as answers show it: only when tokens are sampled."""
+        return None if self.params.greedy else self.params.seed
+
+    def to_engine(self, request_id: str) -> AddRequest:
+        return AddRequest(request_id=request_id, prompt_token_ids=self.prompt_token_ids, params=self.params)

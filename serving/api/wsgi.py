@@ -1,0 +1,83 @@
+"""What gunicorn loads in each worker, after the fork: `serving.api.wsgi:build('/run/dir')`. Composition only.
+
+The app answers at once; the engine is connected and the tokenizer is read in the background.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from pathlib import Path
+
+import gevent
+import msgspec
+from flask import Flask
+
+from serving import metrics
+from serving.api.app import create_app
+from serving.api.connection import cooperative
+from serving.api.readiness import StageFile
+from serving.config import ENGINE_SOCKET, RUN_CONFIG_FILE, STAGE_FILE, ServerConfig
+from serving.errors import StartupError
+from serving.ipc.client import EngineClient
+from serving.messages import EngineReady
+from serving.text.processor import TextProcessor
+
+logger = logging.getLogger(__name__)
+
+_WAIT_S = 60.0
+_GUNICORN_APP_LOAD_ERROR = 4
+"""With this exit code of a worker gunicorn ends instead of starting workers without end."""
+
+
+def build(run_dir: str) -> Flask:
+    """The app of this worker, for the server whose private run directory is `run_dir`."""
+    directory = Path(run_dir)
+    config = msgspec.json.decode((directory / RUN_CONFIG_FILE).read_bytes(), type=ServerConfig)
+    metrics.claim_slot(run_dir)
+    if not metrics.is_shared() and (config.http.api_workers or 1) > 1:
+        logger.warning("PROMETHEUS_MULTIPROC_DIR is not set: /metrics shows one worker of several")
+    engine = EngineClient(directory / ENGINE_SOCKET, front_id=f"api{os.getpid()}")
+    engine.start()
+    text = TextLoader(engine)
+    text.start()
+    return create_app(engine, text, config, StageFile(directory / STAGE_FILE))
+
+
+class TextLoader:
+    """Reads the tokenizer once the engine has said where the model is; returns None until then."""
+
+    def __init__(self, engine: EngineClient) -> None:
+        self._engine = engine
+        self._text: TextProcessor | None = None
+        self._thread = threading.Thread(target=self._load, name="tokenizer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def __call__(self) -> TextProcessor | None:
+        return self._text
+
+    def _load(self) -> None:
+        ready = self._wait()
+        try:
+            # Seconds of Python work for a large vocabulary: in a real thread, /ping goes on.
+            if cooperative():
+                self._text = gevent.get_hub().threadpool.apply_e((StartupError,), _read, (ready,))
+            else:
+                self._text = _read(ready)
+        except StartupError as error:
+            logger.error("%s", error.message)
+            os._exit(_GUNICORN_APP_LOAD_ERROR)
+
+    def _wait(self) -> EngineReady:
+        while True:
+            try:
+                return self._engine.wait_ready(_WAIT_S)
+            except TimeoutError:
+                continue  # a large model may load for many minutes
+
+
+def _read(ready: EngineReady) -> TextProcessor:
+    return TextProcessor.from_dir(ready.model_dir, vocab_size=ready.vocab_size)

@@ -1,0 +1,169 @@
+"""An engine client that answers from a script, and a text processor over bytes. No torch, no sockets."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Sequence
+
+from serving.errors import InvalidRequest, RequestError
+from serving.messages import AddRequest, EngineReady, EngineStats, RequestAccepted, SequenceOutput, TopToken
+from serving.sampling_params import SamplingParams
+from serving.text.sequence_text import PromptTokenText, SequenceText, prompt_tokens
+from serving.vocabulary import Vocabulary
+
+EOS = 256
+VOCABULARY = Vocabulary(
+    token_bytes=tuple(bytes([i]) for i in range(256)) + (b"",),
+    special_text={EOS: "</s>"},
+    eos_token_ids=frozenset({EOS}),
+)
+
+READY = EngineReady(
+    model_id="demo",
+    model_dir="/nowhere",
+    revision="abc123",
+    device="cpu",
+    dtype="float32",
+    num_ranks=1,
+    vocab_size=257,
+    eos_token_ids=[EOS],
+    max_input_tokens=200,
+    max_total_tokens=256,
+    max_step_tokens=512,
+    max_num_seqs=256,
+    num_blocks=64,
+    block_size=16,
+    stall_limit_s=20.0,
+)
+
+News = RequestAccepted | SequenceOutput | RequestError
+Script = Callable[["FakeStream"], None]
+"""Called for each submitted request; feeds the stream, now or later."""
+
+
+class FakeStream:
+    def __init__(self, engine: FakeEngine, request: AddRequest) -> None:
+        self.request = request
+        self.closed = False
+        self.finished = False
+        self._engine = engine
+        self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
+
+    def put(self, *news: News) -> None:
+        for each in news:
+            self._news.put(each)
+
+    def accept(self) -> None:
+        self.put(RequestAccepted(request_id=self.request.request_id))
+
+    def tokens(self, text: str, finish: str | None = None, **fields: object) -> None:
+        """One output with the bytes of `text` as tokens."""
+        ids = [EOS if c == "$" else ord(c) for c in text]
+        self.put(
+            SequenceOutput(
+                request_id=self.request.request_id,
+                token_ids=ids,
+                logprobs=[-0.25] * len(ids),
+                top_tokens=self._top(ids),
+                finish_reason=finish,
+                **fields,  # type: ignore[arg-type]
+            )
+        )
+
+    def get(self, timeout_s: float) -> RequestAccepted | SequenceOutput:
+        try:
+            news = self._news.get(timeout=timeout_s)
+        except queue.Empty:
+            raise TimeoutError from None
+        if isinstance(news, RequestError):
+            self.finished = True
+            raise news
+        if isinstance(news, SequenceOutput) and news.finish_reason is not None:
+            self.finished = True
+        return news
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self._engine.closed_streams.append(self)
+        if not self.finished:
+            self._engine.aborted.append((self.request.request_id, None))
+            self._engine.changed.set()
+
+    def _top(self, ids: Sequence[int]) -> list[list[TopToken]] | None:
+        count = self.request.params.top_n_tokens
+        return [[TopToken(i, -0.5 * (k + 1)) for k in range(count)] for i in ids] if count else None
+
+
+class FakeEngine:
+    """`script` decides what a request gets; by default `hello` one letter at a time, ending with `length`."""
+
+    def __init__(self, script: Script | None = None, ready: EngineReady | None = READY) -> None:
+        self.script = script or hello
+        self.ready = ready
+        self.health = (True, "")
+        self.requests: list[AddRequest] = []
+        self.streams: list[FakeStream] = []
+        self.closed_streams: list[FakeStream] = []
+        self.aborted: list[tuple[str, int | None]] = []
+        self.changed = threading.Event()
+        self.stats_error: Exception | None = None
+        self.submit_error: RequestError | None = None
+        self._numbers = itertools.count(1)
+
+    def next_request_id(self) -> str:
+        return f"fake-{next(self._numbers)}"
+
+    def submit(self, request: AddRequest) -> FakeStream:
+        if self.submit_error is not None:
+            raise self.submit_error
+        request.params.validate(vocab_size=257)
+        self.requests.append(request)
+        stream = FakeStream(self, request)
+        self.streams.append(stream)
+        self.script(stream)
+        return stream
+
+    def abort(self, request_id: str, index: int | None = None) -> None:
+        self.aborted.append((request_id, index))
+
+    def stats(self, timeout_s: float) -> EngineStats:
+        if self.stats_error is not None:
+            raise self.stats_error
+        numbers = dict.fromkeys(EngineStats.__struct_fields__, 1)
+        return EngineStats(**{**numbers, "num_blocks": 64, "num_free_blocks": 60, "num_cached_tokens": 7})
+
+    def healthy(self) -> tuple[bool, str]:
+        return self.health
+
+
+def hello(stream: FakeStream) -> None:
+    stream.accept()
+    for letter in "hell":
+        stream.tokens(letter)
+    stream.tokens("o", "length", queue_s=0.002, inference_s=0.5)
+
+
+class FakeText:
+    """Every byte of the text is a token."""
+
+    vocabulary = VOCABULARY
+
+    def new_sequence(self, params: SamplingParams, *, prompt_token_ids: Sequence[int] = ()) -> SequenceText:
+        return SequenceText(self.vocabulary, params, prompt_token_ids=prompt_token_ids)
+
+    def prepare(
+        self, text: str, *, truncate: int | None = None, add_special_tokens: bool = True
+    ) -> list[int]:
+        ids = list(text.encode())
+        if not ids:
+            raise InvalidRequest("`inputs` has no tokens", field="inputs")
+        return ids if truncate is None else ids[-truncate:]
+
+    def prompt_tokens(
+        self, token_ids: Sequence[int], logprobs: Sequence[float | None]
+    ) -> list[PromptTokenText]:
+        return prompt_tokens(self.vocabulary, token_ids, logprobs)
