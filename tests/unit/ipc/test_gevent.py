@@ -1,4 +1,4 @@
-"""The client under gevent's monkey patch, as in gunicorn's worker: same behaviour, and nothing blocks the loop."""
+"""The client under gevent's monkey patch, as in gunicorn's worker: and nothing blocks the loop."""
 
 import subprocess
 import sys
