@@ -1,8 +1,9 @@
-"""Install the pinned torch into the environment whose Python runs this file. Standard library only; knows nothing else.
+"""Install the pinned torch into the environment whose Python runs this file. Standard library only.
 
-CPU builds are preferred: the index named by TORCH_INDEX_URL is asked first, with a limit of three seconds, and pip's own
-configuration (indexes, find-links) is what remains when that index is away or lacks the version. What pip would take is
-known before anything large is downloaded, and a CUDA build of several GB is announced in one line. `--cuda` asks for it.
+CPU builds are preferred: the index named by TORCH_INDEX_URL is asked first, with a limit of three seconds,
+and pip's own configuration (indexes, find-links) is what remains when that index is away or lacks the
+version. What pip would take is known before anything large is downloaded, and a CUDA build of several GB is
+announced in one line. `--cuda` asks for it.
 """
 
 from __future__ import annotations
@@ -63,9 +64,9 @@ def _read_page(url: str) -> str:
 
 
 def probe(index_url: str, version: str, *, limit_s: float = PROBE_LIMIT_S) -> str | None:
-    """None when the index has the CPU build of `version`, else why it is passed over. Returns within `limit_s`.
+    """None when the index has the CPU build of `version`, else why it is passed over.
 
-    The limit is on the whole, name resolution included: a socket timeout alone would not bound that.
+    `limit_s` is on the whole, name resolution included: a socket timeout alone would not bound that.
     """
     found: list[str | None] = []
 
@@ -75,7 +76,8 @@ def probe(index_url: str, version: str, *, limit_s: float = PROBE_LIMIT_S) -> st
         except (OSError, ValueError) as error:
             found.append(f"unreachable ({getattr(error, 'reason', None) or error})")
         else:
-            found.append(None if cpu_build_on_page(page, version) else f"lacks torch {version}+cpu for this Python")
+            lacks = f"lacks torch {version}+cpu for this Python"
+            found.append(None if cpu_build_on_page(page, version) else lacks)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
@@ -144,10 +146,14 @@ def _source(version: str, *, index_url: str, cuda: bool) -> tuple[str, list[str]
     return f"torch=={version}", []
 
 
-def install(version: str, *, index_url: str, cuda: bool, pip: Pip = _pip, system: str = platform.system()) -> int:
-    """Install `version` and return an exit status. Idempotent: a fitting build that is there already stays."""
+def _fits(build: str, version: str, *, cuda: bool) -> bool:
+    return build.split("+")[0] == version and not (cuda and build.endswith("+cpu"))
+
+
+def install(version: str, *, index_url: str, cuda: bool, pip: Pip = _pip, system: str) -> int:
+    """Install `version` and return an exit status. A fitting build that is there already stays."""
     present = installed_build()
-    if present is not None and present.split("+")[0] == version and (not cuda or not present.endswith("+cpu")):
+    if present is not None and _fits(present, version, cuda=cuda):
         _say(f"{present} is installed")
         return 0
     _ensure_lazy_dry_run(pip)
@@ -156,7 +162,7 @@ def install(version: str, *, index_url: str, cuda: bool, pip: Pip = _pip, system
         options = [*options, "--force-reinstall"]
     report = _dry_run(pip, requirement, options)
     if report is None:
-        _say(f"no source of {requirement} found; name an index in TORCH_INDEX_URL or a folder of wheels in PIP_FIND_LINKS")
+        _say(f"found no {requirement}; name an index in TORCH_INDEX_URL or a folder in PIP_FIND_LINKS")
         return 1
     found = cuda_build(report, system=system)
     if found is not None:
@@ -174,7 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     version = pinned_version(options.constraints.read_text(encoding="utf-8"))
     index_url = os.environ.get("TORCH_INDEX_URL") or DEFAULT_INDEX_URL
-    return install(version, index_url=index_url, cuda=options.cuda)
+    return install(version, index_url=index_url, cuda=options.cuda, system=platform.system())
 
 
 if __name__ == "__main__":

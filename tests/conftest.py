@@ -1,4 +1,4 @@
-"""What every test lives in: the counts (`--full`), the hypothesis profiles, and the check that no process is left behind.
+"""What every test lives in: the counts (`--full`), hypothesis profiles, and the check for leaked processes.
 
 Fixtures for one part belong to that part's folder.
 """
@@ -27,7 +27,7 @@ hypothesis.settings.register_profile("full", max_examples=500, deadline=None, pr
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="run with the counts of the whole suite (make test-full)")
+    parser.addoption("--full", action="store_true", help="run with the counts of make test-full")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,7 +44,8 @@ def full(request: pytest.FixtureRequest) -> bool:
 def demo_model_dir() -> Path:
     """The embedded demo model's folder, in Hugging Face layout."""
     folder = Path(str(resources.files("local_mode"))) / "demo_model"
-    missing = [name for name in ("config.json", "tokenizer.json", "model.safetensors") if not (folder / name).is_file()]
+    needed = ("config.json", "tokenizer.json", "model.safetensors")
+    missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         pytest.fail(f"{folder} lacks {', '.join(missing)}; is this checkout complete?")
     return folder
@@ -63,7 +64,7 @@ def _tagged_processes(tag: str) -> list[psutil.Process]:
 
 
 def _left_behind(tag: str) -> list[str]:
-    """One line for each living process that tests started, zombies excepted: those only wait for this process to end."""
+    """One line for each living process that tests started; zombies only wait for this process to end."""
     ours = {process.pid: process for process in _tagged_processes(tag)}
     ours.update({process.pid: process for process in psutil.Process().children(recursive=True)})
     ours.pop(os.getpid(), None)
