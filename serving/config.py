@@ -25,11 +25,16 @@ class _Slice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class ModelConfig(_Slice):
     model_id: Annotated[str, _doc("Hub id, local folder, s3:// prefix or `demo`")] = ""
     revision: Annotated[str | None, _doc("branch, tag or commit of a Hub model")] = None
-    quantize: Annotated[str | None, _doc("quantization scheme; none is built yet, so any value is refused")] = None
+    quantize: Annotated[
+        str | None, _doc("quantization scheme; none is built yet, so any value is refused")
+    ] = None
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], _doc("compute type; auto = float32 on CPU, the model's on CUDA")
+        Literal["auto", "float32", "bfloat16", "float16"],
+        _doc("compute type; auto = float32 on CPU, the model's on CUDA"),
     ] = "auto"
-    trust_remote_code: Annotated[bool, _doc("allow code that comes with a model; nothing built today runs any")] = False
+    trust_remote_code: Annotated[
+        bool, _doc("allow code that comes with a model; nothing built today runs any")
+    ] = False
 
 
 class CacheConfig(_Slice):
@@ -46,8 +51,12 @@ class SchedulerConfig(_Slice):
         PositiveInt | None, _doc("token budget of one step; absent: 2048 on CUDA, 512 on CPU")
     ] = None
     max_num_seqs: Annotated[PositiveInt, _doc("sequences that run at the same time")] = 256
-    max_queue_tokens: Annotated[PositiveInt | None, _doc("prompt tokens that may wait; absent: 4 x KV capacity")] = None
-    step_time_budget_s: Annotated[float, Meta(gt=0.0), _doc("longest step the scheduler plans, seconds")] = 0.25
+    max_queue_tokens: Annotated[
+        PositiveInt | None, _doc("prompt tokens that may wait; absent: 4 x KV capacity")
+    ] = None
+    step_time_budget_s: Annotated[float, Meta(gt=0.0), _doc("longest step the scheduler plans, seconds")] = (
+        0.25
+    )
 
 
 class ParallelConfig(_Slice):
@@ -57,9 +66,12 @@ class ParallelConfig(_Slice):
 
 
 class LimitsConfig(_Slice):
-    max_input_tokens: Annotated[PositiveInt | None, _doc("longest prompt; absent: max_total_tokens - 1")] = None
+    max_input_tokens: Annotated[PositiveInt | None, _doc("longest prompt; absent: max_total_tokens - 1")] = (
+        None
+    )
     max_total_tokens: Annotated[
-        PositiveInt | None, _doc("longest prompt + output; absent: the model's context or the KV capacity, the smaller")
+        PositiveInt | None,
+        _doc("longest prompt + output; absent: the model's context or the KV capacity, the smaller"),
     ] = None
     max_concurrent_requests: Annotated[PositiveInt, _doc("generations held at once; beyond it 429")] = 128
     max_best_of: Annotated[PositiveInt, _doc("largest best_of")] = 2
@@ -80,7 +92,9 @@ class HttpConfig(_Slice):
     host: Annotated[str, _doc("address to listen on, an IP literal")] = "0.0.0.0"
     port: Annotated[int, Meta(ge=0, le=65535), _doc("port to listen on; 0 = any free one")] = 8080
     api_workers: Annotated[PositiveInt | None, _doc("gunicorn workers; absent: one per 8 cores")] = None
-    heartbeat_s: Annotated[float, Meta(gt=0.0), _doc("silence on a stream after which a comment is sent")] = 15.0
+    heartbeat_s: Annotated[float, Meta(gt=0.0), _doc("silence on a stream after which a comment is sent")] = (
+        15.0
+    )
     body_timeout_s: Annotated[float, Meta(gt=0.0), _doc("time a client has to send its body")] = 30.0
     drain_timeout_s: Annotated[float, Meta(ge=0.0), _doc("time running work has after SIGTERM")] = 25.0
 

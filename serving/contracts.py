@@ -86,8 +86,15 @@ class AttentionBackend(Protocol):
     name: str
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, *,
-        cache: KVLayerCache | None, metadata: AttentionMetadata, scale: float, window: int | None,
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        cache: KVLayerCache | None,
+        metadata: AttentionMetadata,
+        scale: float,
+        window: int | None,
     ) -> Tensor:
         """query [T, Hq, D], key/value [T, Hkv, D] (already rotated) -> [T, Hq, D].
 
@@ -100,7 +107,9 @@ class AttentionBackend(Protocol):
 class QuantMethod(Protocol):
     """How a linear layer stores its weight and multiplies by it. Owns the shape of what it stores."""
 
-    def create(self, out_features: int, in_features: int, *, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    def create(
+        self, out_features: int, in_features: int, *, dtype: torch.dtype, device: torch.device
+    ) -> dict[str, Tensor]:
         """Empty parameters by name; the loader fills them by slices."""
         ...
 

@@ -135,7 +135,8 @@ class WireError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _WIRE_CLASSES: dict[str, type[RequestError]] = {
-    cls.error_type: cls for cls in (InvalidRequest, NotFound, Overloaded, Draining, GenerationFailed, NotReady)
+    cls.error_type: cls
+    for cls in (InvalidRequest, NotFound, Overloaded, Draining, GenerationFailed, NotReady)
 }
 
 

@@ -20,7 +20,7 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
 
 
 class Hello(_Message, tag="hello"):
-    """First message on every connection. From here on the connection speaks for requests named `{front_id}-…` only."""
+    """First message of a front. From then on its connection speaks for requests named `{front_id}-…` only."""
 
     front_id: str
 

@@ -92,9 +92,13 @@ class BlockPool:
         for block in range(1, self.num_blocks):
             expected = references.get(block, 0)
             if self._ref_counts[block] != expected:
-                raise BlockAccountingError(f"block {block}: {self._ref_counts[block]} references, {expected} holders")
+                raise BlockAccountingError(
+                    f"block {block}: {self._ref_counts[block]} references, {expected} holders"
+                )
             if (expected == 0) != (block in self._free):
-                raise BlockAccountingError(f"block {block}: {expected} holders, in free list: {block in self._free}")
+                raise BlockAccountingError(
+                    f"block {block}: {expected} holders, in free list: {block in self._free}"
+                )
         for block_hash, block in self._index.items():
             if self._hashes[block] != block_hash:
                 raise BlockAccountingError(f"block {block} is indexed under a hash it does not carry")

@@ -44,7 +44,9 @@ class EngineCore:
             step_time_budget_s=config.step_time_budget_s,
         )
         self._max_total_tokens = cache.max_tokens_alone(config.max_step_tokens, config.max_total_tokens)
-        self._max_input_tokens = min(config.max_input_tokens or self._max_total_tokens, self._max_total_tokens - 1)
+        self._max_input_tokens = min(
+            config.max_input_tokens or self._max_total_tokens, self._max_total_tokens - 1
+        )
         if self._max_input_tokens < 1:
             raise ModelError(
                 f"the KV cache holds {self._max_total_tokens} tokens, too few for one request: free memory, or lower "
@@ -69,7 +71,8 @@ class EngineCore:
         self._check_prompt(message)
         if params.n > self._config.max_best_of:
             raise InvalidRequest(
-                f"`best_of` must be at most {self._config.max_best_of} (MAX_BEST_OF), got {params.n}", field="best_of"
+                f"`best_of` must be at most {self._config.max_best_of} (MAX_BEST_OF), got {params.n}",
+                field="best_of",
             )
         self._check_load(message)
         seed = params.seed if params.seed is not None else int.from_bytes(os.urandom(8), "little")
@@ -191,10 +194,13 @@ class EngineCore:
         vocab_size = self._executor.vocab_size
         for token_id in (min(message.prompt_token_ids), max(message.prompt_token_ids)):
             if not 0 <= token_id < vocab_size:
-                raise InvalidRequest(f"`inputs` has token id {token_id}, must be in [0, {vocab_size})", field="inputs")
+                raise InvalidRequest(
+                    f"`inputs` has token id {token_id}, must be in [0, {vocab_size})", field="inputs"
+                )
         if num_prompt > self._max_input_tokens:
             raise InvalidRequest(
-                f"`inputs` must have at most {self._max_input_tokens} tokens, got {num_prompt}", field="inputs"
+                f"`inputs` must have at most {self._max_input_tokens} tokens, got {num_prompt}",
+                field="inputs",
             )
         num_new = params.max_new_tokens or 1
         if num_prompt + num_new > self._max_total_tokens:

@@ -39,7 +39,12 @@ def num_blocks_for(num_tokens: int, block_size: int) -> int:
 
 class KVCacheManager:
     def __init__(
-        self, groups: Sequence[KVGroupConfig], num_blocks: Sequence[int], *, block_size: int, prefix_caching: bool
+        self,
+        groups: Sequence[KVGroupConfig],
+        num_blocks: Sequence[int],
+        *,
+        block_size: int,
+        prefix_caching: bool,
     ) -> None:
         self.groups = list(groups)
         self.block_size = block_size
@@ -233,7 +238,10 @@ class KVCacheManager:
             else:
                 windowed.append((group, found))
         for num_hit in range(longest, 0, -1):
-            if all(all(found[self._first_needed(group, num_hit * self.block_size) : num_hit]) for group, found in windowed):
+            if all(
+                all(found[self._first_needed(group, num_hit * self.block_size) : num_hit])
+                for group, found in windowed
+            ):
                 return num_hit
         return 0
 

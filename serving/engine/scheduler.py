@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 
-from serving.batch import BlockCopy, NewRow, ScheduledBatch, ScheduledRow, StepResult
+from serving.batch import NewRow, ScheduledBatch, ScheduledRow, StepResult
 from serving.engine.kv_cache import KVCacheManager
 from serving.engine.request import Request, RequestStatus
 from serving.engine.step_cost import StepCost
@@ -95,9 +95,15 @@ class Scheduler:
             return None
         self._step += 1
         copies = [copy for request in counts if request.fork_blocks for copy in self.cache.copy_fork(request)]
-        rows = [self._plan_row(request, count, new_blocks.get(request, [])) for request, count in counts.items()]
+        rows = [
+            self._plan_row(request, count, new_blocks.get(request, [])) for request, count in counts.items()
+        ]
         batch = ScheduledBatch(
-            step=self._step, rows=rows, new_rows=new_rows, released_rows=self._take_released(), block_copies=copies
+            step=self._step,
+            rows=rows,
+            new_rows=new_rows,
+            released_rows=self._take_released(),
+            block_copies=copies,
         )
         return batch
 

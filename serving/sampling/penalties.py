@@ -8,7 +8,9 @@ from torch import Tensor
 from serving.sampling_params import SamplingParams
 
 
-def apply_penalties(logits: Tensor, params: SamplingParams, *, prompt_ids: list[int], output_ids: list[int]) -> None:
+def apply_penalties(
+    logits: Tensor, params: SamplingParams, *, prompt_ids: list[int], output_ids: list[int]
+) -> None:
     """Change `logits` [V] in place.
 
     Order as TGI (repetition before frequency):
@@ -22,10 +24,14 @@ def apply_penalties(logits: Tensor, params: SamplingParams, *, prompt_ids: list[
         seen = torch.tensor(prompt_ids + output_ids, dtype=torch.int64, device=device)
         counts = torch.bincount(seen, minlength=vocab_size)
         if params.repetition_penalty != 1.0:
-            scaled = torch.where(logits > 0, logits / params.repetition_penalty, logits * params.repetition_penalty)
+            scaled = torch.where(
+                logits > 0, logits / params.repetition_penalty, logits * params.repetition_penalty
+            )
             torch.where(counts > 0, scaled, logits, out=logits)
         if params.relative_frequency_penalty != 0.0:
             logits -= params.relative_frequency_penalty * counts / len(seen)
     if params.frequency_penalty != 0.0 or params.presence_penalty != 0.0:
-        counts = torch.bincount(torch.tensor(output_ids, dtype=torch.int64, device=device), minlength=vocab_size)
+        counts = torch.bincount(
+            torch.tensor(output_ids, dtype=torch.int64, device=device), minlength=vocab_size
+        )
         logits -= params.frequency_penalty * counts + params.presence_penalty * (counts > 0)

@@ -45,15 +45,11 @@ class Sampler:
         ids = logits.argmax(dim=-1)
         sampled = [index for index, row in enumerate(rows) if not row.params.greedy]
         if sampled:
-            if len(sampled) == len(rows):
-                logits = _warp(logits, rows)
-                ids = _draw(logits, rows)
-            else:
-                index = torch.tensor(sampled, device=logits.device)
-                chosen = [rows[i] for i in sampled]
-                warped = _warp(logits[index], chosen)
-                logits[index] = warped
-                ids[index] = _draw(warped, chosen)
+            chosen = torch.tensor(sampled, device=logits.device)
+            chosen_rows = [rows[index] for index in sampled]
+            warped = _warp(logits[chosen], chosen_rows)
+            logits[chosen] = warped
+            ids[chosen] = _draw(warped, chosen_rows)
         normalizer = logits.logsumexp(dim=-1)
         logprobs = logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - normalizer
         results = zip(rows, ids.tolist(), logprobs.tolist(), strict=True)
@@ -87,14 +83,20 @@ def _draw(logits: Tensor, rows: list[SamplingRow]) -> Tensor:
     uniforms = [uniform(row.seed, len(row.token_ids) - row.num_prompt_tokens) for row in rows]
     cumulative = torch.softmax(logits.double(), dim=-1).cumsum(dim=-1)
     target = torch.tensor(uniforms, dtype=torch.float64, device=logits.device) * cumulative[:, -1]
-    return torch.searchsorted(cumulative, target.unsqueeze(-1), right=True).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
+    return (
+        torch.searchsorted(cumulative, target.unsqueeze(-1), right=True)
+        .squeeze(-1)
+        .clamp_(max=logits.shape[-1] - 1)
+    )
 
 
 def _column(logits: Tensor, values: list[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=logits.device)
 
 
-def _result(row: SamplingRow, token_id: int, logprob: float, logits: Tensor, normalizer: Tensor) -> SampledToken:
+def _result(
+    row: SamplingRow, token_id: int, logprob: float, logits: Tensor, normalizer: Tensor
+) -> SampledToken:
     top_ids, top_logprobs = top_tokens(logits, normalizer, row.params.top_n_tokens)
     return SampledToken(
         row=row.row, token_id=token_id, logprob=min(logprob, 0.0), top_ids=top_ids, top_logprobs=top_logprobs

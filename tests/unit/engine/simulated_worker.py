@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from serving.batch import NewRow, ScheduledBatch, SampledToken, StepResult
+from serving.batch import NewRow, SampledToken, ScheduledBatch, StepResult
 from serving.config import KVGroupConfig
 from serving.engine.kv_cache import KVCacheManager
 from serving.engine.request import Request
@@ -94,7 +94,9 @@ class SimulatedWorker:
             first = 0 if group.window is None else max(0, position - group.window + 1)
             for seen in range(first, position + 1):
                 slot = (table[seen // self.block_size], seen % self.block_size)
-                assert memory.get(slot) == tuple(row.token_ids[: seen + 1]), f"position {position} sees foreign KV"
+                assert memory.get(slot) == tuple(row.token_ids[: seen + 1]), (
+                    f"position {position} sees foreign KV"
+                )
         row.num_computed += 1
 
 
@@ -124,7 +126,14 @@ class Simulation:
         self.batches: list[ScheduledBatch] = []
 
     def add(
-        self, name: str, prompt: list[int], *, max_output: int = 8, seed: int = 0, n: int = 1, root: bytes = b"root"
+        self,
+        name: str,
+        prompt: list[int],
+        *,
+        max_output: int = 8,
+        seed: int = 0,
+        n: int = 1,
+        root: bytes = b"root",
     ) -> list[Request]:
         sequences = [
             Request(

@@ -63,7 +63,9 @@ def test_different_roots_share_nothing() -> None:
 @pytest.mark.parametrize("prompt_length", [1, 4, 5, 8, 9, 13])
 @pytest.mark.parametrize("prefix_caching", [True, False])
 @pytest.mark.parametrize("windows", [(None,), (6,), (None, 6)])
-def test_group_forks_share_the_prompt(prompt_length: int, prefix_caching: bool, windows: tuple[int | None, ...]) -> None:
+def test_group_forks_share_the_prompt(
+    prompt_length: int, prefix_caching: bool, windows: tuple[int | None, ...]
+) -> None:
     simulation = Simulation(num_blocks=100, windows=windows, prefix_caching=prefix_caching)
     prompt = _prompt(prompt_length, seed=5)
     simulation.add("group", prompt, n=4, max_output=10, seed=100)
@@ -132,12 +134,16 @@ def _scenario(draw: st.DrawFn) -> dict[str, object]:
 @given(
     scenario=_scenario(),
     events=st.lists(
-        st.tuples(st.integers(0, 6), st.integers(1, 14), st.integers(1, 10), st.integers(1, 3), st.integers(0, 3)),
+        st.tuples(
+            st.integers(0, 6), st.integers(1, 14), st.integers(1, 10), st.integers(1, 3), st.integers(0, 3)
+        ),
         min_size=1,
         max_size=14,
     ),
 )
-def test_random_arrivals_aborts_and_preemptions(scenario: dict, events: list[tuple[int, int, int, int, int]]) -> None:
+def test_random_arrivals_aborts_and_preemptions(
+    scenario: dict, events: list[tuple[int, int, int, int, int]]
+) -> None:
     """Random arrivals, groups, aborts and shortages: invariants after each step, right tokens, each sequence ends once."""
     simulation = Simulation(**scenario)
     expected: dict[tuple[str, int], list[int]] = {}
@@ -168,7 +174,9 @@ def test_random_arrivals_aborts_and_preemptions(scenario: dict, events: list[tup
             assert tokens == expected[key][: len(tokens)]
         else:
             assert tokens == expected[key]
-            assert reason == ("eos_token" if tokens[-1] == EOS and len(tokens) < _limit(events, key) else "length")
+            assert reason == (
+                "eos_token" if tokens[-1] == EOS and len(tokens) < _limit(events, key) else "length"
+            )
     assert simulation.cache.num_free_blocks == simulation.cache.num_blocks
 
 

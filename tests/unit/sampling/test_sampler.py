@@ -20,7 +20,9 @@ from serving.sampling.uniform import Purpose, uniform
 from serving.sampling_params import SamplingParams
 
 
-def _row(params: SamplingParams, *, row: int = 0, seed: int = 1, token_ids: list[int] | None = None) -> SamplingRow:
+def _row(
+    params: SamplingParams, *, row: int = 0, seed: int = 1, token_ids: list[int] | None = None
+) -> SamplingRow:
     ids = token_ids if token_ids is not None else [1, 2, 3]
     return SamplingRow(row=row, params=params, seed=seed, token_ids=ids, num_prompt_tokens=min(3, len(ids)))
 
@@ -32,7 +34,9 @@ def _logits(rows: int, vocab: int = 40, seed: int = 0) -> torch.Tensor:
 def test_greedy_takes_the_highest_logit_and_its_logprob() -> None:
     logits = _logits(3)
     expected = torch.log_softmax(logits, -1).max(-1)
-    results = Sampler().sample(logits.clone(), [_row(SamplingParams(temperature=0.0), row=r) for r in range(3)])
+    results = Sampler().sample(
+        logits.clone(), [_row(SamplingParams(temperature=0.0), row=r) for r in range(3)]
+    )
     assert [result.token_id for result in results] == expected.indices.tolist()
     assert [result.logprob for result in results] == pytest.approx(expected.values.tolist(), abs=1e-6)
 
@@ -52,7 +56,9 @@ def test_top_p_is_transformers(p: float) -> None:
 @pytest.mark.parametrize("mass", [0.05, 0.5, 0.9, 0.99])
 def test_typical_is_transformers(mass: float) -> None:
     logits = _logits(8)
-    assert torch.equal(warpers.typical(logits, torch.full((8,), mass)), TypicalLogitsWarper(mass)(None, logits))
+    assert torch.equal(
+        warpers.typical(logits, torch.full((8,), mass)), TypicalLogitsWarper(mass)(None, logits)
+    )
 
 
 def test_filters_compose_as_in_transformers_and_rows_do_not_mix() -> None:
@@ -72,7 +78,9 @@ def test_filters_compose_as_in_transformers_and_rows_do_not_mix() -> None:
         assert alone.token_id == together[index].token_id
         expected = logits[index : index + 1].clone()
         if param.repetition_penalty != 1.0:
-            expected = RepetitionPenaltyLogitsProcessor(param.repetition_penalty)(torch.tensor([ids]), expected)
+            expected = RepetitionPenaltyLogitsProcessor(param.repetition_penalty)(
+                torch.tensor([ids]), expected
+            )
         if not param.greedy:
             expected = TemperatureLogitsWarper(param.temperature)(None, expected)
         if param.top_k:
@@ -87,7 +95,8 @@ def test_filters_compose_as_in_transformers_and_rows_do_not_mix() -> None:
 
 
 @pytest.mark.parametrize(
-    "params", [SamplingParams(temperature=0.8), SamplingParams(temperature=1.5, top_k=6), SamplingParams(top_p=0.7)]
+    "params",
+    [SamplingParams(temperature=0.8), SamplingParams(temperature=1.5, top_k=6), SamplingParams(top_p=0.7)],
 )
 def test_drawn_frequencies_follow_the_distribution(params: SamplingParams) -> None:
     """Chi-square over 4,000 draws, at 1e-6: a wrong CDF fails, chance does not."""

@@ -1,0 +1,112 @@
+"""From a declaration and a folder to an `EngineCore` that can serve: facts, resolve, weights, warm-up, cache.
+
+The composition root of the engine, shared by the engine process and by `LLM`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from serving import logs
+from serving.config import EngineConfig, KVGroupConfig, ServerConfig, Stage
+from serving.contracts import KVGroupSpec
+from serving.engine.core import EngineCore
+from serving.engine.executor import Executor, make_executor
+from serving.errors import DeviceError
+from serving.resolve import read_device_facts, read_model_facts, resolve
+
+_HOST_CACHE_BYTES = 2 * 2**30
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, frozen=True)
+class Booted:
+    core: EngineCore
+    architecture: str
+
+
+def boot(
+    declared: ServerConfig,
+    *,
+    model_dir: str,
+    model_id: str,
+    revision: str | None = None,
+    run_dir: Path | None = None,
+    report: Callable[[Stage], None] = lambda stage: None,
+    on_rank_death: Callable[[str], None] | None = None,
+) -> Booted:
+    """Load `model_dir` and make it ready. Raises `StartupError` subclasses, each one line with the fix.
+
+    `run_dir` is a private folder for the ranks' rendezvous (a temporary one by default), `report` hears the stages,
+    `on_rank_death` is called from a thread when a rank ends on its own.
+    """
+    declared = msgspec.structs.replace(
+        declared, model=msgspec.structs.replace(declared.model, model_id=model_id, revision=revision)
+    )
+    facts = read_model_facts(model_dir)
+    config, decisions = resolve(declared, model_dir=model_dir, facts=facts, devices=read_device_facts())
+    for decision in decisions:
+        logs.event(
+            logger,
+            logging.INFO,
+            "chosen",
+            setting=decision.name,
+            value=decision.value,
+            reason=decision.reason,
+        )
+    executor = make_executor(config, run_dir=run_dir, on_rank_death=on_rank_death)
+    try:
+        return Booted(core=_make_ready(config, executor, report), architecture=facts.architecture)
+    except BaseException:
+        executor.close()
+        raise
+
+
+def _make_ready(config: EngineConfig, executor: Executor, report: Callable[[Stage], None]) -> EngineCore:
+    report(Stage(stage="loading"))
+    executor.load(lambda done, total: report(Stage(stage="loading", detail=f"{done}/{total}")))
+    report(Stage(stage="warm-up"))
+    warm_up_s = executor.warm_up(min(config.max_step_tokens, config.max_total_tokens))
+    free_bytes = executor.free_bytes()
+    num_blocks = cache_blocks(config, executor.kv_groups, free_bytes)
+    logs.event(
+        logger,
+        logging.INFO,
+        "cache",
+        num_blocks=num_blocks[0],
+        tokens=(num_blocks[0] - 1) * config.block_size,
+        free_mib=free_bytes >> 20,
+        warm_up_s=warm_up_s,
+    )
+    executor.initialize_cache(num_blocks)
+    groups = [KVGroupConfig(name=group.name, window=group.window) for group in executor.kv_groups]
+    return EngineCore(config, executor, groups=groups, num_blocks=num_blocks, warm_up_s=warm_up_s)
+
+
+def cache_blocks(config: EngineConfig, groups: list[KVGroupSpec], free_bytes: int) -> list[int]:
+    """Blocks per KV group, padding block included: as declared, else what the memory holds, never more than all
+    running sequences could use. Every group gets the same number, so that none runs out before the others.
+
+    A host is shared with other programs: undeclared, the cache takes a quarter of its free memory, at most 2 GiB.
+    """
+    bytes_per_block = config.block_size * sum(group.bytes_per_token for group in groups)
+    affordable = free_bytes // bytes_per_block
+    if config.max_batch_total_tokens is not None:
+        wanted = -(-config.max_batch_total_tokens // config.block_size) + 1
+    else:
+        budget = min(free_bytes // 4, _HOST_CACHE_BYTES) if config.device == "cpu" else free_bytes
+        useful = config.max_num_seqs * -(-config.max_total_tokens // config.block_size) + 1
+        wanted = min(budget // bytes_per_block, useful)
+    if wanted < 2 or wanted > max(affordable, 2):
+        raise DeviceError(
+            f"the KV cache needs {max(wanted, 2) * bytes_per_block >> 20} MiB for {max(wanted, 2)} blocks of "
+            f"{config.block_size} tokens, {free_bytes >> 20} MiB are free: lower MAX_BATCH_TOTAL_TOKENS or "
+            "MAX_BATCH_PREFILL_TOKENS, use more GPUs, or a smaller model"
+        )
+    return [wanted] * len(groups)

@@ -1,0 +1,98 @@
+"""One rank: device, ranks' group, model and runner, behind the few verbs an executor uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from serving.batch import ScheduledBatch, StepResult
+from serving.config import EngineConfig
+from serving.contracts import KVGroupSpec
+from serving.distributed import init_parallel
+from serving.models.hf_config import read_decoder_config
+from serving.models.registry import Model, load_model
+from serving.platform import get_device
+from serving.worker.model_runner import ModelRunner
+
+
+class Worker:
+    """`rendezvous` is the file in a private folder where the ranks meet; unused with one rank."""
+
+    def __init__(self, config: EngineConfig, *, rank: int, rendezvous: Path) -> None:
+        self._config = config
+        if config.device == "cpu":
+            torch.set_num_threads(config.num_threads)
+        self._device = get_device(config.device, rank)
+        self._parallel = init_parallel(rank, config.num_ranks, self._device, rendezvous)
+        self._model: Model | None = None
+        self._runner: ModelRunner | None = None
+
+    def load(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Read this rank's shard. `progress(done, total)` counts files. Raises `ModelError`."""
+        config = self._config
+        self._model = load_model(
+            config.model_dir,
+            dtype=getattr(torch, config.dtype),
+            device=self._device,
+            parallel=self._parallel,
+            deterministic=config.deterministic,
+            progress=progress,
+        )
+        self._runner = ModelRunner(
+            self._model,
+            device=self._device,
+            parallel=self._parallel,
+            block_size=config.block_size,
+            max_num_seqs=config.max_num_seqs,
+        )
+
+    @property
+    def kv_groups(self) -> list[KVGroupSpec]:
+        return self._loaded.kv_groups
+
+    @property
+    def vocab_size(self) -> int:
+        return self._loaded.vocab_size
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        return list(read_decoder_config(self._config.model_dir).eos_token_ids)
+
+    def warm_up(self, num_tokens: int) -> float:
+        """Seconds of the largest step. Afterwards `free_bytes` counts its peak as used."""
+        return self._ready.warm_up(num_tokens)
+
+    def free_bytes(self) -> int:
+        """What the KV cache can take: the share of the device we may use, minus what is used, minus the peak of the
+        largest step; on a CPU, this rank's share of the free memory."""
+        device, config = self._device, self._config
+        if config.device == "cpu":
+            return device.free_bytes() // config.num_ranks
+        # The allocator still holds the peak of the warm-up, so the device counts it as used.
+        used = device.total_bytes() - device.free_bytes()
+        return max(0, int(device.total_bytes() * config.memory_fraction) - used)
+
+    def initialize_cache(self, num_blocks: list[int]) -> None:
+        self._ready.initialize_cache(num_blocks)
+
+    def execute(self, batch: ScheduledBatch) -> StepResult | None:
+        return self._ready.execute(batch)
+
+    def close(self) -> None:
+        """Let go of model and cache, so that the device's memory can be used again."""
+        self._model = self._runner = None
+        self._device.empty_cache()
+
+    @property
+    def _loaded(self) -> Model:
+        if self._model is None:
+            raise RuntimeError("the worker has not loaded a model")
+        return self._model
+
+    @property
+    def _ready(self) -> ModelRunner:
+        if self._runner is None:
+            raise RuntimeError("the worker has not loaded a model")
+        return self._runner
