@@ -1,11 +1,11 @@
-"""Prometheus metrics of the front: TGI's names and buckets, and the text page. Knows nothing of HTTP or of the engine's
-insides; engine-owned numbers come in as `EngineStats`.
+"""Prometheus metrics of the front: TGI's names and buckets, and the text page. Knows nothing of HTTP or of
+the engine's insides; engine-owned numbers come in as `EngineStats`.
 
-TGI's counters carry no `_total` suffix, which `prometheus_client` always adds, so the page is written here: families
-are collected by the client library and the suffix is taken off the sample names. With several gunicorn workers the
-library's multiprocess files are used (PROMETHEUS_MULTIPROC_DIR must be set before this module is imported). Files are
-named after a *slot* that each worker holds by a file lock, not after its pid: a worker that takes over a dead one's
-slot continues its counters, so files neither pile up nor lose counts.
+TGI's counters carry no `_total` suffix, which `prometheus_client` always adds, so the page is written here:
+families are collected by the client library and the suffix is taken off the sample names. With several
+gunicorn workers the library's multiprocess files are used (PROMETHEUS_MULTIPROC_DIR must be set before this
+module is imported). Files are named after a *slot* that each worker holds by a file lock, not after its pid:
+a worker that takes over a dead one's slot continues its counters, so files neither pile up nor lose counts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def is_shared() -> bool:
 def claim_slot(directory: str) -> str:
     """Take the lowest free worker slot of `directory` for the life of this process and count under its name.
 
-    Does nothing but return the slot when values are not shared. Must be called before `ServerMetrics` is made.
+    Does nothing but return the slot when values are not shared. Must be called before `ServerMetrics` is
+    made.
     """
     number = 0
     while True:
@@ -112,7 +113,8 @@ class ServerMetrics:
 
     def _families(self) -> Iterable[Metric]:
         if is_shared():
-            return MultiProcessCollector(None).collect()
+            shared: Iterable[Metric] = MultiProcessCollector(None).collect()
+            return shared
         return self._registry.collect()
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:

@@ -1,5 +1,5 @@
-"""The front as one Flask app, built from an engine client, a tokenizer and a configuration. Composition only: it starts
-nothing and reads nothing, so tests build it around a fake engine.
+"""The front as one Flask app, built from an engine client, a tokenizer and a configuration. Composition only:
+it starts nothing and reads nothing, so tests build it around a fake engine.
 """
 
 from __future__ import annotations

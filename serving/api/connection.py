@@ -1,10 +1,11 @@
-"""The client's socket under a request: is the client still there, close after this answer, do not wait for ever.
+"""The client's socket under a request: is the client still there, close after this answer, do not wait for
+ever.
 
-Knows gunicorn's WSGI environment, nothing of requests. Without a socket in the environment (Flask's test client) every
-question is answered "the client is there".
+Knows gunicorn's WSGI environment, nothing of requests. Without a socket in the environment (Flask's test
+client) every question is answered "the client is there".
 
-A client that shuts down only its sending side is taken for gone: TCP shows the same FIN for both. Bytes that a client
-sends ahead (pipelining) do not hide a close from `poll`, and are not read here.
+A client that shuts down only its sending side is taken for gone: TCP shows the same FIN for both. Bytes that
+a client sends ahead (pipelining) do not hide a close from `poll`, and are not read here.
 """
 
 from __future__ import annotations
@@ -70,9 +71,9 @@ class ClientConnection:
     def close_after_response(self, *, unread_body: bool = False) -> None:
         """End the connection with this answer. Must be called before the headers are sent.
 
-        gunicorn ignores an application's `Connection` header, but its `start_response` is a method of the response
-        object, which can be told. With `unread_body`, what the client still sends is read and thrown away for a short
-        time, so that the reset a closed socket answers with does not destroy our answer.
+        gunicorn ignores an application's `Connection` header, but its `start_response` is a method of the
+        response object, which can be told. With `unread_body`, what the client still sends is read and thrown
+        away for a short time, so that the reset a closed socket answers with does not destroy our answer.
         """
         if hasattr(self._response, "force_close"):
             cast("_ForceClose", self._response).force_close()

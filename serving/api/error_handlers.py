@@ -1,8 +1,8 @@
-"""Errors to answers: the only place that knows status codes and the texts clients see. The outermost loops of the front,
-one for answers and one for streams, are here.
+"""Errors to answers: the only place that knows status codes and the texts clients see. The outermost loops of
+the front, one for answers and one for streams, are here.
 
-Bodies are always TGI's `{"error", "error_type"}`. What was not raised on purpose becomes one fixed text with an id; the
-details are in the log under that id.
+Bodies are always TGI's `{"error", "error_type"}`. What was not raised on purpose becomes one fixed text with
+an id; the details are in the log under that id.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _answer_serving_error(error: ServingError) -> Response:
     if isinstance(error, Overloaded):
         response.headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, Draining):
-        connection_of(request.environ).close_after_response()
+        connection_of(request.environ).close_after_response(unread_body=True)
         response.headers["connection"] = "close"
     return response
 

@@ -1,5 +1,5 @@
-"""One admitted generation: submit, wait, watch the client, turn outputs into text, stop early, clean up. Shared by
-streams and single answers; knows nothing of their shapes.
+"""One admitted generation: submit, wait, watch the client, turn outputs into text, stop early, clean up.
+Shared by streams and single answers; knows nothing of their shapes.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Generation:
         return sum(sequence.text.num_tokens for sequence in self.sequences)
 
     def start(self) -> None:
-        """Submit and wait until the engine admitted the request. Raises the `RequestError` that refused it."""
+        """Submit and wait until the engine admitted it. Raises the `RequestError` that refused it."""
         self.timings.queued = time.monotonic()
         self._stream = self._engine.submit(self.request.to_engine(self.request_id))
         while True:
@@ -123,9 +123,12 @@ class Generation:
             if isinstance(news, RequestAccepted):
                 continue
             progress = self._take(news)
+            finished = all(sequence.ended for sequence in self.sequences)
+            if finished:
+                self.close()  # now, not when a slow client has taken the last chunk
             if progress is not None:
                 yield progress
-            if all(sequence.ended for sequence in self.sequences):
+            if finished:
                 return
 
     def finish(self) -> None:

@@ -1,5 +1,5 @@
-"""The one door for request bodies: media type, size, deadline, strict JSON, schema. Every route that takes a body comes
-through `read_object` and `convert`.
+"""The one door for request bodies: media type, size, deadline, strict JSON, schema. Every route that takes a
+body comes through `read_object` and `convert`.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ class BodyReader:
 
 
 def convert(value: JsonValue, schema: type[_Schema]) -> _Schema:
-    """Plain data to a schema struct, without any coercion. Raises `InvalidRequest` that names the field's path."""
+    """Plain data to a schema struct, without any coercion. Raises `InvalidRequest` that names the field's
+    path.
+    """
     try:
         return msgspec.convert(value, schema, strict=True)
     except msgspec.ValidationError as error:
@@ -171,4 +173,6 @@ def _kind(value: JsonValue) -> str:
         return "null"
     if isinstance(value, bool):
         return "a boolean"
-    return {str: "a string", list: "an array"}.get(type(value), "a number")
+    if isinstance(value, str):
+        return "a string"
+    return "an array" if isinstance(value, list) else "a number"

@@ -1,4 +1,4 @@
-"""Serves one native generation call from its decoded body to its answer, whole or streamed. Knows no routes."""
+"""Serves one native generation call from its body to its answer, whole or streamed. Knows no routes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ COMPATIBLE = NativeRoute(schema=NativeStreamableRequest, as_array=True, full_tex
 
 
 def handle(route: NativeRoute, check: Callable[[dict[str, JsonValue]], None] | None = None) -> Response:
-    """Answer the current request. `check` may refuse the decoded body before it is matched with the schema."""
+    """Answer the current request. `check` may refuse the body before it is matched with the schema."""
     shared = context()
     inference_id = request.headers.get("X-Amzn-SageMaker-Inference-Id")
     with RequestRecord(shared.metrics, request.path, inference_id) as record:
@@ -118,7 +118,7 @@ def _whole(
 def _stream(
     shared: ApiContext, serving: Serving, generation: Generation, record: RequestRecord, route: NativeRoute
 ) -> Response:
-    """The answer begins once the engine admitted the request; a refusal before that is an ordinary error."""
+    """The answer begins once the engine admitted it; a refusal before that is an ordinary error."""
     try:
         generation.start()
     except BaseException:
@@ -128,7 +128,7 @@ def _stream(
     events = native_events(generation, heartbeat_s=shared.config.http.heartbeat_s)
     response = Response(with_error_event(events, on_error=record.failed, on_end=record.succeeded))
     response.headers.update({**STREAM_HEADERS, **compute_headers(generation, serving.engine)})
-    # Runs also when the client left before the first byte, which an iterator that never began would not notice.
+    # Also runs when the client left before the first byte; an iterator that never began would not notice.
     response.call_on_close(generation.close)
     response.call_on_close(record.closed)
     return response

@@ -1,4 +1,6 @@
-"""TGI's native answers: the whole reply, its headers, and the events of a stream. Pure functions of a generation."""
+"""TGI's native answers: the whole reply, its headers, and the events of a stream. Pure functions of a
+generation.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,7 @@ class StreamEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def reply(generation: Generation, prefill: list[PrefillToken]) -> Reply:
-    """The sequence with the highest mean token logprob is the answer; the others go to `best_of_sequences`."""
+    """The sequence with the highest mean logprob is the answer; the others are `best_of_sequences`."""
     request = generation.request
     best = max(generation.sequences, key=lambda sequence: sequence.mean_logprob)
     text = generated_text(generation, best)

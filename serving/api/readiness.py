@@ -1,5 +1,5 @@
-"""Whether this worker may take work: the start-up stage, the engine's facts and health, the tokenizer. Answers from
-memory (and one `stat` of the stage file); nothing here waits.
+"""Whether this worker may take work: the start-up stage, the engine's facts and health, the tokenizer.
+Answers from memory (and one `stat` of the stage file); nothing here waits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What is counted and logged about one generation call, once, when it ends. Never holds a prompt or an output."""
+"""What is counted and logged about one generation call, once, when it ends. Never holds a prompt or an
+output.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ _MAX_LOGGED_NAMES = 20
 
 
 class RequestRecord:
-    """Use as a context manager around handling a call. A call that goes on as a stream is detached from it."""
+    """Use as a context manager around a call. One that goes on as a stream is detached from it."""
 
     def __init__(self, metrics: ServerMetrics, route: str, inference_id: str | None) -> None:
         self.timings = Timings(started=time.monotonic())

@@ -1,4 +1,6 @@
-"""Server-sent events of a native stream: framing, keep-alive comments, the end. Knows a generation, not the engine."""
+"""Server-sent events of a native stream: framing, keep-alive comments, the end. Knows a generation, not the
+engine.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ def frame(event: msgspec.Struct) -> bytes:
 
 
 def native_events(generation: Generation, *, heartbeat_s: float) -> Iterator[bytes]:
-    """One event per token, several in one chunk when they arrive together. One chunk at a time is pending: while the
-    client does not take it, nothing more is made.
+    """One event per token, several in one chunk when they arrive together. One chunk at a time is pending:
+    while the client does not take it, nothing more is made.
 
     The first, empty chunk makes the server send the headers before there is a token.
     """

@@ -1,5 +1,5 @@
-"""Bytes of a request body to plain data, refusing everything two JSON readers could understand differently or that
-costs far more to hold than to send. Knows nothing of HTTP or of schemas.
+"""Bytes of a request body to plain data, refusing everything two JSON readers could understand differently or
+that costs far more to hold than to send. Knows nothing of HTTP or of schemas.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def parse(body: bytes) -> JsonValue:
         value: JsonValue = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise MalformedBody(
-            f"the body is not valid JSON: {error.msg} at line {error.lineno} column {error.colno} (char {error.pos})"
+            f"the body is not valid JSON: {error.msg} "
+            f"at line {error.lineno} column {error.colno} (char {error.pos})"
         ) from None
     if b"\\u" in body:
         _check_surrogates(value, "$")

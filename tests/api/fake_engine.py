@@ -15,7 +15,7 @@ from serving.vocabulary import Vocabulary
 
 EOS = 256
 VOCABULARY = Vocabulary(
-    token_bytes=tuple(bytes([i]) for i in range(256)) + (b"",),
+    token_bytes=(*(bytes([i]) for i in range(256)), b""),
     special_text={EOS: "</s>"},
     eos_token_ids=frozenset({EOS}),
 )

@@ -9,7 +9,7 @@ from serving.sampling_params import SamplingParams
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """The numbers requests are checked against: from the declared configuration and from the running engine."""
+    """The numbers requests are checked against, from the configuration and the running engine."""
 
     max_input_tokens: int
     max_total_tokens: int

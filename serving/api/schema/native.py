@@ -1,9 +1,9 @@
-"""TGI's native request: `inputs`, `parameters`, `stream`. Its checks, in TGI's order, and its meaning as sampling
-parameters. Knows nothing of HTTP.
+"""TGI's native request: `inputs`, `parameters`, `stream`. Its checks, in TGI's order, and its meaning as
+sampling parameters. Knows nothing of HTTP.
 
-Differences to TGI, on purpose: `top_p: 1.0` means off instead of being refused; token limits are checked with the true
-numbers instead of chunks of 1024; `watermark`, `grammar` and `adapter_id` are refused while they are not built; an
-empty stop string is refused.
+Differences to TGI, on purpose: `top_p: 1.0` means off instead of being refused; token limits are checked with
+the true numbers instead of chunks of 1024; `watermark`, `grammar` and `adapter_id` are refused while they are
+not built; an empty stop string is refused.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ _MAX_I32 = 2**31 - 1
 _MAX_FLOAT32 = 3.4028234663852886e38
 _MAX_STOP_CHARS = 1024
 _SMALLEST_DIVISOR = 1e-6
-"""Scores are divided by temperature and repetition penalty in float32. A smaller divisor could overflow them; the
-result is the same already at this value (the likeliest token, always)."""
+"""Scores are divided by temperature and repetition penalty in float32. A smaller divisor could overflow them;
+the result is the same already at this value (the likeliest token, always).
+"""
 
 Tokenize = Callable[[str, int | None], list[int]]
 """Text and `truncate` to prompt token ids."""
@@ -84,7 +85,9 @@ class NativeStreamableRequest(NativeRequest, kw_only=True):
 def to_generate_request(
     body: NativeRequest, limits: Limits, tokenize: Tokenize, *, stream: bool, full_text_default: bool
 ) -> GenerateRequest:
-    """Check everything and tokenize. Raises `InvalidRequest` naming the first wrong field in TGI's order of checks."""
+    """Check everything and tokenize. Raises `InvalidRequest` naming the first wrong field in TGI's order of
+    checks.
+    """
     parameters = body.parameters_or_default()
     _refuse_unsupported(parameters)
     if stream:
