@@ -19,7 +19,17 @@ from pathlib import Path
 from serving import logs
 from serving.errors import TransportError
 from serving.ipc.channel import MAX_FRAME_BYTES, FrameReader, decode_to_engine, encode_frame
-from serving.messages import AbortRequest, AddRequest, EngineReady, FromEngine, Hello, ToEngine
+from serving.messages import (
+    AbortRequest,
+    AddRequest,
+    EngineReady,
+    FromEngine,
+    Hello,
+    LoadAdapter,
+    Ping,
+    ToEngine,
+    UnloadAdapter,
+)
 
 MAX_BUFFERED_BYTES = 16 * 1024 * 1024
 
@@ -37,7 +47,7 @@ class FrontClosed:
     front_id: str
 
 
-FrontEvent = tuple[str, ToEngine | FrontClosed]
+FrontEvent = tuple[str, AddRequest | AbortRequest | Ping | LoadAdapter | UnloadAdapter | FrontClosed]
 
 
 @dataclass(slots=True, eq=False)
