@@ -238,13 +238,12 @@ class LLM:
         state = running.get(output.request_id)
         if state is None:
             return []
-        text = state.texts[output.index]
-        if text.finish_reason is not None:
+        sequence, text = state.output.sequences[output.index], state.texts[output.index]
+        if sequence.finish_reason:
             return []
         if output.error is not None:
             raise from_wire(output.error)
         tokens = text.push(output)
-        sequence = state.output.sequences[output.index]
         kept = len(tokens)
         sequence.token_ids += output.token_ids[:kept]
         sequence.logprobs += output.logprobs[:kept]

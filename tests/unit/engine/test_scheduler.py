@@ -7,9 +7,9 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated_worker import EOS, Simulation, reference
 
 from serving.engine.block_pool import BlockAccountingError
+from tests.unit.engine.simulated_worker import EOS, Simulation, reference
 
 
 def _prompt(length: int, seed: int = 0) -> list[int]:
