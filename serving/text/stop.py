@@ -64,8 +64,8 @@ class _Automaton:
                 "`stop` holds an empty string, must hold texts of at least one character", field="stop"
             )
         self.stop = stop
-        # _borders[k] is the length of the longest proper prefix of stop[:k] that is also its suffix. Filled only
-        # as far as a text has matched, so that a huge stop string costs nothing up front.
+        # _borders[k] is the length of the longest proper prefix of stop[:k] that is also its suffix. Filled
+        # only as far as a text has matched, so that a huge stop string costs nothing up front.
         self._borders = [0, 0]
         self.num_matched = 0
 
