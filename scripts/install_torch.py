@@ -132,7 +132,7 @@ def _ensure_lazy_dry_run(pip: Pip) -> None:
     version = tuple(int(part) for part in re.findall(r"\d+", metadata.version("pip"))[:2])
     if version < LAZY_DRY_RUN_PIP:
         # Without a network this fails, and then there is nothing to download by surprise either.
-        pip("install", "--quiet", "--quiet", "--retries", "0", "--upgrade", "pip>=23.3")
+        pip("install", "--quiet", "--quiet", "--retries", "0", "--timeout", "5", "--upgrade", "pip>=23.3")
 
 
 def _source(version: str, *, index_url: str, cuda: bool) -> tuple[str, list[str]]:

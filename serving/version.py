@@ -1,3 +1,3 @@
-"""The one place that holds the version: the distribution, `--version`, `/info` and the image label read it."""
+"""The one place that holds the version: distribution, `--version`, `/info` and image label read it."""
 
 VERSION = "0.1.0"
