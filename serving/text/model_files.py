@@ -31,15 +31,12 @@ class SpecialTokens:
 
     `named` maps `bos_token`, `eos_token`, `pad_token`, … to their text; `others` are further special texts.
     `eos_token_ids` are those of generation_config.json or config.json; `eos_is_list`: they are the whole set.
-    `add_bos` and `add_eos` are None when the tokenizer's own post-processor decides.
     """
 
     named: dict[str, str]
     others: frozenset[str]
     eos_token_ids: tuple[int, ...]
     eos_is_list: bool
-    add_bos: bool | None
-    add_eos: bool | None
 
 
 def read_special_tokens(model_dir: Path) -> SpecialTokens:
@@ -57,8 +54,6 @@ def read_special_tokens(model_dir: Path) -> SpecialTokens:
         others=frozenset(_declared_special(config) | _declared_special(legacy)),
         eos_token_ids=_token_ids(eos, eos_path),
         eos_is_list=isinstance(eos, list),
-        add_bos=_optional_bool(config, "add_bos_token"),
-        add_eos=_optional_bool(config, "add_eos_token"),
     )
 
 
@@ -98,8 +93,3 @@ def _token_ids(value: object, path: Path) -> tuple[int, ...]:
                 f"`eos_token_id` in {path} is {value!r}, must be a token id or a list of token ids"
             )
     return tuple(ids)
-
-
-def _optional_bool(config: Mapping[str, object], key: str) -> bool | None:
-    value = config.get(key)
-    return value if isinstance(value, bool) else None

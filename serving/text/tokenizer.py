@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 import tokenizers
-from tokenizers.processors import TemplateProcessing
 
 from serving.errors import InvalidRequest, ModelError
 from serving.text.model_files import SpecialTokens, read_special_tokens
@@ -29,6 +28,8 @@ class Tokenizer:
     """A tokenizer and its `vocabulary`. Immutable after construction: any thread may encode.
 
     The spelling of a special token in a text becomes that token, as in TGI: prompts carry templates as text.
+    What stands around a text is the post-processor's decision; `add_bos_token` and its like in tokenizer_config.json
+    are from before tokenizer.json and ignored, as transformers 5 does.
     """
 
     def __init__(
@@ -62,7 +63,6 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         special = read_special_tokens(Path(model_dir))
-        _apply_bos_eos(backend, special)
         vocabulary = _read_vocabulary(backend, TokenBytes(decoder), special)
         return cls(backend, vocabulary, special.named)
 
@@ -90,20 +90,6 @@ def _require_unicode(text: str) -> None:
             f"`inputs` holds the lone surrogate {code} at character {error.start}, must be valid Unicode",
             field="inputs",
         ) from error
-
-
-def _apply_bos_eos(backend: tokenizers.Tokenizer, special: SpecialTokens) -> None:
-    """Let tokenizer_config.json's `add_bos_token` and `add_eos_token` win, as transformers does."""
-    if special.add_bos is None and special.add_eos is None:
-        return
-    template, tokens = ["$A"], []
-    for wanted, name, position in ((special.add_bos, "bos_token", 0), (special.add_eos, "eos_token", 2)):
-        text = special.named.get(name)
-        token_id = backend.token_to_id(text) if wanted and text else None
-        if text is not None and token_id is not None:
-            template.insert(position, text)
-            tokens.append((text, token_id))
-    backend.post_processor = TemplateProcessing(single=template, special_tokens=tokens)
 
 
 def _read_vocabulary(

@@ -12,6 +12,7 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, processors
+from transformers import AutoTokenizer
 
 from serving.errors import InvalidRequest, ModelError
 from serving.text.detokenizer import IncrementalDetokenizer
@@ -157,24 +158,28 @@ def test_which_tokens_are_hidden(tmp_path: Path) -> None:
     assert vocabulary.token_bytes[backend.token_to_id("!")] == b"!"
 
 
-@pytest.mark.parametrize(
-    ("bos", "eos"), [(True, False), (False, True), (True, True), (False, False), (True, None)]
-)
-def test_the_tokenizer_config_decides_on_bos_and_eos(tmp_path: Path, bos: bool, eos: bool | None) -> None:
+@pytest.mark.parametrize("bos", [True, False, None])
+@pytest.mark.parametrize("template", ["<s> $A", "$A </s>", None])
+def test_the_post_processor_decides_on_bos_and_eos_as_in_transformers(
+    tmp_path: Path, bos: bool | None, template: str | None
+) -> None:
     backend = byte_level()
-    backend.post_processor = processors.TemplateProcessing(single="<pad> $A", special_tokens=[("<pad>", 2)])
-    config = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": bos, "add_eos_token": eos}
-    tokenizer = Tokenizer.from_dir(write_folder(tmp_path, backend, tokenizer_config=config))
-    body = tokenizer.encode("town", add_special_tokens=False)
-    assert tokenizer.encode("town") == [*([0] if bos else []), *body, *([1] if eos else [])]
+    if template is not None:
+        special = [("<s>", 0), ("</s>", 1)]
+        backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
+    config = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": bos, "add_eos_token": True}
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    folder = write_folder(tmp_path, backend, tokenizer_config=config, config={"model_type": "llama"})
+    ids = Tokenizer.from_dir(folder).encode("in the town")
+    assert ids == AutoTokenizer.from_pretrained(str(folder))("in the town").input_ids
+    assert (ids[0] == 0, ids[-1] == 1) == (template == "<s> $A", template == "$A </s>")
 
 
-def test_without_a_word_in_the_config_the_post_processor_stays(tmp_path: Path) -> None:
+def test_without_special_tokens_only_the_text_is_left(tmp_path: Path) -> None:
     backend = byte_level()
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    tokenizer = Tokenizer.from_dir(write_folder(tmp_path, backend, tokenizer_config={"bos_token": "<s>"}))
-    assert tokenizer.encode("town")[0] == 0
-    assert tokenizer.encode("town", add_special_tokens=False) == tokenizer.encode("town")[1:]
+    tokenizer = Tokenizer.from_dir(write_folder(tmp_path, backend))
+    assert tokenizer.encode("town") == [0, *tokenizer.encode("town", add_special_tokens=False)]
 
 
 def test_truncation_and_padding_saved_with_the_tokenizer_are_dropped(tmp_path: Path) -> None:
