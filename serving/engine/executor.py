@@ -327,6 +327,9 @@ class RankGroup:
         """Take what `rank` reports. False when it is gone."""
         try:
             data = rank.sock.recv(_READ_BYTES)
+        except ConnectionResetError:  # the end of a process that had not read everything
+            data = b""
+        try:
             for payload in rank.reader.feed(data):
                 report = decode_from_rank(payload)
                 if isinstance(report, RankFailed):
@@ -334,7 +337,7 @@ class RankGroup:
                 else:
                     rank.free_bytes = report.free_bytes
                     self._replies.put(report)
-        except (OSError, TransportError) as error:
+        except TransportError as error:
             self._report_death(f"rank {rank.number} broke its channel: {error}")
             return False
         if not data:

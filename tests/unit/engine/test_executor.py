@@ -158,6 +158,18 @@ def test_killed_rank_is_reported_within_half_a_second(
         executor.warm_up(1)
 
 
+def test_rank_killed_with_unread_commands(tmp_path: Path, executors: list[RankedExecutor]) -> None:
+    deaths = Deaths()
+    executor = start(executors, tmp_path, on_rank_death=deaths)
+    executor.load()
+    (pid,) = executor.rank_pids
+    os.kill(pid, signal.SIGSTOP)
+    executor.execute(BATCH)
+    os.kill(pid, signal.SIGKILL)
+    wait_for_death(deaths)
+    assert deaths.reasons == ["rank 1 was ended by SIGKILL"]
+
+
 def test_broken_collective_is_blamed_on_the_dead_rank(
     tmp_path: Path, executors: list[RankedExecutor]
 ) -> None:

@@ -16,9 +16,19 @@ import pytest
 
 from serving.config import ENGINE_SOCKET, RUN_CONFIG_FILE, ServerConfig
 from serving.errors import GenerationFailed, InvalidRequest
+from serving.ipc.channel import encode_frame
 from serving.ipc.client import EngineClient, OutputStream
-from serving.messages import AddRequest, RequestAccepted, SequenceOutput
+from serving.messages import (
+    AddRequest,
+    CommandReply,
+    EngineReady,
+    LoadAdapter,
+    RequestAccepted,
+    SequenceOutput,
+    UnloadAdapter,
+)
 from serving.sampling_params import SamplingParams
+from tests.unit.ipc.fakes import RawFront
 
 ROOT = Path(__file__).parents[3]
 
@@ -128,6 +138,22 @@ def test_refusal_names_the_field(start: Callable[..., Engine]) -> None:
         stream.get(5.0)
     assert caught.value.field == "inputs"
     assert drain(submit(client, max_new_tokens=3)) == ([0, 1, 2], "length")
+
+
+def test_adapter_commands_are_refused_by_name(start: Callable[..., Engine]) -> None:
+    engine = start()
+    engine.client()
+    front = RawFront(engine.run_dir / ENGINE_SOCKET, "raw")
+    for nonce, command in enumerate(
+        (LoadAdapter(nonce=0, name="a", source="s"), UnloadAdapter(nonce=1, name="a"))
+    ):
+        front.sock.sendall(encode_frame(command))
+        if nonce == 0:
+            assert isinstance(front.receive(), EngineReady)
+        reply = front.receive()
+        assert isinstance(reply, CommandReply) and reply.nonce == nonce
+        assert reply.error is not None and reply.error.field == "adapter_id"
+    front.sock.close()
 
 
 def test_abort_ends_the_stream(start: Callable[..., Engine]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from serving.ipc.channel import FrameReader, decode_from_engine, encode_frame
 from serving.ipc.server import EngineHub, FrontClosed, FrontEvent
 from serving.messages import (
     AbortRequest,
@@ -14,6 +16,8 @@ from serving.messages import (
     CommandReply,
     EngineReady,
     EngineStats,
+    FromEngine,
+    Hello,
     Ping,
     RequestAccepted,
     SequenceOutput,
@@ -67,6 +71,28 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
         if time.monotonic() > deadline:
             raise AssertionError("condition did not come true in time")
         time.sleep(0.002)
+
+
+class RawFront:
+    """A connection without the client's manners."""
+
+    def __init__(self, path: Path, front_id: str | None = None) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.connect(str(path))
+        self.sock.settimeout(5.0)
+        self._reader = FrameReader()
+        self._payloads: list[bytes] = []
+        if front_id is not None:
+            self.sock.sendall(encode_frame(Hello(front_id=front_id)))
+
+    def receive(self) -> FromEngine | None:
+        """The next message, None at the end of the stream."""
+        while not self._payloads:
+            data = self.sock.recv(65536)
+            if not data:
+                return None
+            self._payloads = self._reader.feed(data)
+        return decode_from_engine(self._payloads.pop(0))
 
 
 class FakeEngine:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from serving.errors import TransportError
-from serving.ipc.channel import FrameReader, decode_from_engine, encode_frame
+from serving.ipc.channel import encode_frame
 from serving.ipc.server import EngineHub, FrontClosed, FrontEvent, front_of
 from serving.messages import (
     AbortRequest,
@@ -24,7 +24,7 @@ from serving.messages import (
     Ping,
     RequestAccepted,
 )
-from tests.unit.ipc.fakes import READY, add_request
+from tests.unit.ipc.fakes import READY, RawFront, add_request
 
 
 @pytest.fixture
@@ -32,26 +32,6 @@ def hub(socket_path: Path) -> Iterator[EngineHub]:
     hub = EngineHub(socket_path, READY, max_frame_bytes=1_000_000, max_buffered_bytes=1_000_000)
     yield hub
     hub.close()
-
-
-class RawFront:
-    def __init__(self, path: Path, front_id: str | None = None) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.connect(str(path))
-        self.sock.settimeout(5.0)
-        self._reader = FrameReader()
-        self._payloads: list[bytes] = []
-        if front_id is not None:
-            self.sock.sendall(encode_frame(Hello(front_id=front_id)))
-
-    def receive(self) -> FromEngine | None:
-        """The next message, None at the end of the stream."""
-        while not self._payloads:
-            data = self.sock.recv(65536)
-            if not data:
-                return None
-            self._payloads = self._reader.feed(data)
-        return decode_from_engine(self._payloads.pop(0))
 
 
 @pytest.fixture
