@@ -31,7 +31,7 @@ from serving.config import (
 )
 from serving.engine.boot import boot
 from serving.errors import InvalidRequest, ModelError, from_wire
-from serving.messages import AddRequest, SequenceOutput, TopToken
+from serving.messages import AddRequest, EngineStats, SequenceOutput, TopToken
 from serving.sampling_params import SamplingParams
 from serving.text.processor import TextProcessor
 from serving.text.sequence_text import SequenceText
@@ -159,6 +159,10 @@ class LLM:
 
     def close(self) -> None:
         self._core.close()
+
+    def stats(self) -> EngineStats:
+        """Gauges and counters of the engine since it started."""
+        return self._core.stats()
 
     def generate(
         self,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 _CGROUP_LIMITS = (
@@ -16,6 +18,7 @@ _CGROUP_LIMITS = (
         Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ),
 )
+_CGROUP_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def _meminfo() -> dict[str, int]:
@@ -68,6 +71,11 @@ class CpuDevice:
         limit = _cgroup_memory()
         return max(0, min(free, limit[0] - limit[1])) if limit else free
 
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """Memory is taken when it is first written, not here: torch's own zeros writes every page at once."""
+        pages = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
+        return torch.from_numpy(pages).view(dtype).view(shape)
+
     def synchronize(self) -> None:
         return None
 
@@ -82,5 +90,10 @@ class CpuDevice:
 
 
 def num_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may use: its affinity, and the container's quota rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _CGROUP_CPU_QUOTA.read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return min(cores, -(-int(quota) // int(period))) if quota.isdigit() else cores

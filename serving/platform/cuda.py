@@ -50,6 +50,9 @@ class CudaDevice:
     def free_bytes(self) -> int:
         return int(torch.cuda.mem_get_info(self.torch_device)[0])
 
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return torch.zeros(shape, dtype=dtype, device=self.torch_device)
+
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.torch_device)
 

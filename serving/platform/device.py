@@ -40,6 +40,10 @@ class Device(Protocol):
 
     def free_bytes(self) -> int: ...
 
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """A new zeroed tensor."""
+        ...
+
     def synchronize(self) -> None: ...
 
     def reset_peak(self) -> None:
@@ -78,3 +82,10 @@ def gpu_driver() -> str:
     from serving.platform import cuda
 
     return cuda.driver()
+
+
+def num_cores() -> int:
+    """Processor cores that this process may use."""
+    from serving.platform import cpu
+
+    return cpu.num_cores()

@@ -46,9 +46,7 @@ class ModelRunner:
         for name in self._model.layer_groups:
             group, count = specs[name]
             shape = (count, self._block_size, group.num_kv_heads, group.head_dim)
-            key, value = (
-                torch.zeros(shape, dtype=group.dtype, device=self._device.torch_device) for _ in range(2)
-            )
+            key, value = (self._device.zeros(shape, group.dtype) for _ in range(2))
             self._caches.append(KVLayerCache(key=key, value=value))
 
     @torch.inference_mode()

@@ -1,0 +1,1 @@
+"""Comparisons with peers, each one command; not part of the distribution."""
