@@ -21,7 +21,7 @@ def _sdpa(deterministic: bool) -> AttentionBackend:
 def _triton(deterministic: bool) -> AttentionBackend:
     from serving.attention.triton import TritonAttention
 
-    return TritonAttention()
+    return TritonAttention(deterministic=deterministic)
 
 
 def _flash_attn(deterministic: bool) -> AttentionBackend:

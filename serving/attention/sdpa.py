@@ -1,6 +1,6 @@
 """Paged attention with torch's own scaled_dot_product_attention: the CPU backend, and the fallback anywhere.
 
-Rows with one query (decode) are one batched call over gathered, padded contexts; longer rows are one call each.
+Rows with one query (decode) are batched over gathered, padded contexts; longer rows are one call each.
 """
 
 from __future__ import annotations
@@ -13,10 +13,16 @@ from serving.attention.write import write_kv
 from serving.contracts import AttentionMetadata, KVLayerCache
 
 _MASKED = float("-inf")
+_PADDING_LIMIT = 1.5
+"""Gathered blocks over needed blocks above which decode rows of different lengths are computed in separate groups."""
 
 
 class SdpaAttention:
-    """Stateless: what a step derives once for all layers of a KV group is kept in `metadata.scratch`."""
+    """Stateless: what a step derives once for all layers of a KV group is kept in `metadata.scratch`.
+
+    Decode rows are in groups `i` of similar length: `tokens.i` (absent when the group is the whole batch), `blocks.i`
+    and `mask.i`. Longer rows have `blocks.row.b` and `mask.row.b` where they need them.
+    """
 
     name = "sdpa"
 
@@ -31,41 +37,23 @@ class SdpaAttention:
         scale: float,
         window: int | None,
     ) -> Tensor:
-        if cache is None:
-            return _packed_attention(query, key, value, metadata, scale, window)
-        write_kv(key, value, cache, metadata.slot_mapping)
-        if metadata.max_query_len == 1:
-            return _decode(query, cache, metadata, scale, window)
-        output = torch.empty_like(query)
+        if cache is not None:
+            write_kv(key, value, cache, metadata.slot_mapping)
+            if metadata.max_query_len == 1:
+                return _decode(query, cache, metadata, scale, window)
+        output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
         start = 0
-        single: list[int] = []
         for row, length in enumerate(metadata.query_lens_list):
-            stop = start + length
-            if length == 1:
-                single.append(row)
-            elif length == metadata.seq_lens_list[row]:
-                output[start:stop] = _prompt(
-                    query[start:stop], key[start:stop], value[start:stop], scale, window
-                )
-            else:
-                output[start:stop] = _chunk(query[start:stop], row, cache, metadata, scale, window)
-            start = stop
-        if single:
-            tokens, rows = _single_rows(single, metadata)
-            output[tokens] = _decode(
-                query[tokens], cache, metadata, scale, window, rows=single, row_index=rows
-            )
+            here = slice(start, start + length)
+            start += length
+            if cache is None or length == metadata.seq_lens_list[row]:
+                mask = _prompt_mask(row, length, metadata, window, query)
+                output[here] = _dense(query[here], key[here], value[here], scale, mask)
+            elif length > 1:
+                output[here] = _chunk(query[here], row, cache, metadata, scale, window)
+        if cache is not None:
+            _decode(query, cache, metadata, scale, window, output)
         return output
-
-
-def _single_rows(single: list[int], metadata: AttentionMetadata) -> tuple[Tensor, Tensor]:
-    """Token and row indices of the rows with one query in a mixed batch."""
-    scratch = metadata.scratch
-    if "single_rows" not in scratch:
-        rows = torch.tensor(single, device=metadata.query_start.device)
-        scratch["single_rows"] = rows
-        scratch["single_tokens"] = metadata.query_start[rows].long()
-    return scratch["single_tokens"], scratch["single_rows"]
 
 
 def _decode(
@@ -74,55 +62,88 @@ def _decode(
     metadata: AttentionMetadata,
     scale: float,
     window: int | None,
-    rows: list[int] | None = None,
-    row_index: Tensor | None = None,
+    output: Tensor | None = None,
 ) -> Tensor:
-    """One query per row. The query heads that share a KV head take the place of the query length."""
+    """One query per row, into its place in `output`. Query heads that share a KV head stand in the query dimension."""
     scratch = metadata.scratch
-    if "decode_blocks" not in scratch:
-        _prepare_decode(metadata, window, rows, row_index, query.dtype)
-    blocks, mask = scratch["decode_blocks"], scratch["decode_mask"]
-    num_rows, num_heads, head_dim = query.shape
+    if "groups" not in scratch:
+        _plan_decode(metadata, window, query)
+    num_heads, head_dim = query.shape[1:]
     num_kv_heads = cache.key.shape[2]
-    context = (num_rows, -1, num_kv_heads, head_dim)
-    keys = torch.index_select(cache.key, 0, blocks).view(context).transpose(1, 2)
-    values = torch.index_select(cache.value, 0, blocks).view(context).transpose(1, 2)
-    grouped = query.reshape(num_rows, num_kv_heads, num_heads // num_kv_heads, head_dim)
-    output = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
-    return output.reshape(num_rows, num_heads, head_dim)
+    for group in range(len(scratch["groups"])):
+        tokens = scratch.get(f"tokens.{group}")
+        blocks, mask = scratch[f"blocks.{group}"], scratch[f"mask.{group}"]
+        rows = mask.shape[0]
+        context = (rows, -1, num_kv_heads, head_dim)
+        keys = cache.key.index_select(0, blocks).view(context).transpose(1, 2)
+        values = cache.value.index_select(0, blocks).view(context).transpose(1, 2)
+        own = query if tokens is None else query.index_select(0, tokens)
+        grouped = own.reshape(rows, num_kv_heads, num_heads // num_kv_heads, head_dim)
+        attended = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
+        attended = attended.reshape(rows, num_heads, head_dim)
+        if tokens is None:
+            return attended
+        if output is None:
+            output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+        output.index_copy_(0, tokens, attended)
+    return query if output is None else output
 
 
-def _prepare_decode(
-    metadata: AttentionMetadata,
-    window: int | None,
-    rows: list[int] | None,
-    row_index: Tensor | None,
-    dtype: torch.dtype,
-) -> None:
-    """Blocks to gather and the additive mask over them, from the first block that any row's window reaches."""
-    lens = metadata.seq_lens_list if rows is None else [metadata.seq_lens_list[row] for row in rows]
-    tables, seq_lens = metadata.block_tables, metadata.seq_lens
-    if row_index is not None:
-        tables, seq_lens = tables[row_index], seq_lens[row_index]
+def _plan_decode(metadata: AttentionMetadata, window: int | None, query: Tensor) -> None:
+    """Group the rows that have one query and a context in the cache."""
     size = metadata.block_size
-    first_block = 0 if window is None else max(0, min(lens) - window) // size
-    last_block = -(-max(lens) // size)
-    positions = torch.arange(first_block * size, last_block * size, device=tables.device)
-    ends = seq_lens.long().unsqueeze(1)
-    visible = positions < ends
-    if window is not None:
-        visible &= positions >= ends - window
-    mask = torch.zeros(visible.shape, dtype=dtype, device=tables.device).masked_fill_(~visible, _MASKED)
-    metadata.scratch["decode_blocks"] = tables[:, first_block:last_block].reshape(-1).long()
-    metadata.scratch["decode_mask"] = mask[:, None, None, :]
+    spans: list[tuple[int, int]] = []
+    rows = []
+    for row, length in enumerate(metadata.query_lens_list):
+        seq_len = metadata.seq_lens_list[row]
+        if length == 1 and (seq_len > 1 or metadata.max_query_len == 1):
+            first_block = 0 if window is None else max(0, seq_len - window) // size
+            rows.append(row)
+            spans.append((first_block, -(-seq_len // size)))
+    groups = _group_by_length([stop - first for first, stop in spans])
+    device = metadata.block_tables.device
+    for index, members in enumerate(groups):
+        chosen = torch.tensor([rows[member] for member in members], device=device)
+        if len(members) < len(metadata.query_lens_list):
+            metadata.scratch[f"tokens.{index}"] = metadata.query_start[chosen].long()
+        starts = torch.tensor([spans[member][0] for member in members], device=device).unsqueeze(1)
+        num_blocks = max(spans[member][1] - spans[member][0] for member in members)
+        columns = starts + torch.arange(num_blocks, device=device)
+        tables = metadata.block_tables[chosen].long()
+        columns_held = columns.clamp(max=tables.shape[1] - 1)
+        positions = (columns.unsqueeze(2) * size + torch.arange(size, device=device)).flatten(1)
+        ends = metadata.seq_lens[chosen].long().unsqueeze(1)
+        hidden = positions >= ends
+        if window is not None:
+            hidden |= positions < ends - window
+        mask = torch.zeros(hidden.shape, dtype=query.dtype, device=device).masked_fill_(hidden, _MASKED)
+        metadata.scratch[f"blocks.{index}"] = tables.gather(1, columns_held).flatten()
+        metadata.scratch[f"mask.{index}"] = mask[:, None, None, :]
+    metadata.scratch["groups"] = torch.arange(len(groups))
 
 
-def _prompt(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
-    """A row whose whole context is in this step."""
-    length = query.shape[0]
+def _group_by_length(num_blocks: list[int]) -> list[list[int]]:
+    """Indices together unless padding all to the longest gathers far too much; then by powers of two."""
+    if not num_blocks:
+        return []
+    if max(num_blocks) * len(num_blocks) <= _PADDING_LIMIT * sum(num_blocks):
+        return [list(range(len(num_blocks)))]
+    groups: dict[int, list[int]] = {}
+    for index, count in enumerate(num_blocks):
+        groups.setdefault(max(count - 1, 7).bit_length(), []).append(index)
+    return [groups[size] for size in sorted(groups)]
+
+
+def _prompt_mask(
+    row: int, length: int, metadata: AttentionMetadata, window: int | None, query: Tensor
+) -> Tensor | None:
+    """A row whose whole context is in this step needs a mask only where the window is shorter than the row."""
     if window is None or window >= length:
-        return _dense(query, key, value, scale, None)
-    return _dense(query, key, value, scale, causal_mask(0, length, length, window, query))
+        return None
+    name = f"mask.row.{row}"
+    if name not in metadata.scratch:
+        metadata.scratch[name] = _causal_mask(0, length, length, window, query)
+    return metadata.scratch[name]
 
 
 def _chunk(
@@ -138,18 +159,19 @@ def _chunk(
     seq_len = metadata.seq_lens_list[row]
     first_query = seq_len - query.shape[0]
     first_block = 0 if window is None else max(0, first_query - window + 1) // size
-    start = first_block * size
-    scratch, mask_name, blocks_name = metadata.scratch, f"chunk_mask_{row}", f"chunk_blocks_{row}"
-    if mask_name not in scratch:
-        scratch[blocks_name] = metadata.block_tables[row, first_block : -(-seq_len // size)].long()
-        scratch[mask_name] = causal_mask(first_query - start, query.shape[0], seq_len - start, window, query)
-    blocks = scratch[blocks_name]
-    keys = torch.index_select(cache.key, 0, blocks).flatten(0, 1)[: seq_len - start]
-    values = torch.index_select(cache.value, 0, blocks).flatten(0, 1)[: seq_len - start]
-    return _dense(query, keys, values, scale, scratch[mask_name])
+    first_key = first_block * size
+    scratch, mask, blocks = metadata.scratch, f"mask.row.{row}", f"blocks.row.{row}"
+    if mask not in scratch:
+        scratch[blocks] = metadata.block_tables[row, first_block : -(-seq_len // size)].long()
+        scratch[mask] = _causal_mask(
+            first_query - first_key, query.shape[0], seq_len - first_key, window, query
+        )
+    keys = cache.key.index_select(0, scratch[blocks]).flatten(0, 1)[: seq_len - first_key]
+    values = cache.value.index_select(0, scratch[blocks]).flatten(0, 1)[: seq_len - first_key]
+    return _dense(query, keys, values, scale, scratch[mask])
 
 
-def causal_mask(
+def _causal_mask(
     first_query: int, num_queries: int, num_keys: int, window: int | None, like: Tensor
 ) -> Tensor:
     """Additive [num_queries, num_keys]; query i stands at key position first_query + i."""
@@ -173,16 +195,3 @@ def _dense(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return output.squeeze(0).transpose(0, 1)
-
-
-def _packed_attention(
-    query: Tensor, key: Tensor, value: Tensor, metadata: AttentionMetadata, scale: float, window: int | None
-) -> Tensor:
-    """No cache: the step's own tokens are the context of each row."""
-    output = torch.empty_like(query)
-    start = 0
-    for length in metadata.query_lens_list:
-        stop = start + length
-        output[start:stop] = _prompt(query[start:stop], key[start:stop], value[start:stop], scale, window)
-        start = stop
-    return output

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
-import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import distributed_c10d
 
 from serving.distributed.parallel import ParallelContext
 
@@ -14,6 +16,10 @@ def all_reduce_sum(x: Tensor, parallel: ParallelContext) -> Tensor:
     if parallel.group is None:
         return x
     x = x.contiguous()
+    if parallel.fixed_order:
+        parts = [torch.empty_like(x) for _ in range(parallel.size)]
+        parallel.group.allgather([parts], [x]).wait()
+        return functools.reduce(torch.add, parts)
     parallel.group.allreduce([x]).wait()
     return x
 
@@ -23,7 +29,7 @@ def gather_to_rank0(x: Tensor, parallel: ParallelContext) -> Tensor | None:
     if parallel.group is None:
         return x
     x = x.contiguous()
-    options = dist.GatherOptions()
+    options = distributed_c10d.GatherOptions()
     options.rootRank = 0
     if parallel.rank != 0:
         parallel.group.gather([], [x], options).wait()
@@ -37,7 +43,7 @@ def broadcast_from_rank0(x: Tensor, parallel: ParallelContext) -> Tensor:
     """Rank 0's `x` in every rank's `x`, which must be contiguous."""
     if parallel.group is None:
         return x
-    options = dist.BroadcastOptions()
+    options = distributed_c10d.BroadcastOptions()
     options.rootRank = 0
     options.rootTensor = 0
     parallel.group.broadcast([x], options).wait()

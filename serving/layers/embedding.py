@@ -67,6 +67,6 @@ class ParallelLMHead:
         return {name: [WeightTarget(self.weight[: shard.length], (shard.total, hidden_size), index)]}
 
     def __call__(self, hidden: Tensor) -> Tensor | None:
-        """hidden [R, H] -> float32 [R, vocab_size] on rank 0, None on the others."""
+        """hidden [R, H] -> float32 [R, vocab_size], rows contiguous, on rank 0; None on the others."""
         logits = gather_to_rank0(self._linear(hidden, self.weight, None), self._parallel)
-        return None if logits is None else logits[:, : self.shard.total].float()
+        return None if logits is None else logits.contiguous()[:, : self.shard.total].float()

@@ -19,6 +19,7 @@ _MISSING = object()
 
 RopeType = Literal["default", "linear", "llama3"]
 DTypeName = Literal["float32", "bfloat16", "float16"]
+_DTYPES: dict[str, DTypeName] = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
 
 
 @dataclass(slots=True, frozen=True)
@@ -63,10 +64,10 @@ class ConfigReader:
 
     def __init__(self, values: dict[str, Any], where: str) -> None:
         self._values = values
-        self._where = where
+        self.where = where
 
     def error(self, key: str, problem: str) -> ModelError:
-        return ModelError(f"{self._where}: {key} = {self._values.get(key)!r} {problem}")
+        return ModelError(f"{self.where}: {key} = {self._values.get(key)!r} {problem}")
 
     def raw(self, key: str, default: Any = None) -> Any:
         value = self._values.get(key)
@@ -99,7 +100,7 @@ class ConfigReader:
     def _given(self, key: str, default: Any) -> Any:
         value = self.raw(key, default)
         if value is _MISSING:
-            raise ModelError(f"{self._where}: {key} is missing")
+            raise ModelError(f"{self.where}: {key} is missing")
         return value
 
 
@@ -176,10 +177,10 @@ def _refuse_unsupported(reader: ConfigReader) -> None:
 
 def _dtype(reader: ConfigReader) -> DTypeName:
     key = "torch_dtype" if reader.raw("dtype") is None else "dtype"
-    name = str(reader.raw(key, "float32")).removeprefix("torch.")
-    if name == "float32" or name == "bfloat16" or name == "float16":
-        return name
-    raise reader.error(key, "is not supported; supported: float32, bfloat16, float16")
+    name = _DTYPES.get(str(reader.raw(key, "float32")))
+    if name is None:
+        raise reader.error(key, f"is not supported; supported: {', '.join(_DTYPES)}")
+    return name
 
 
 def _rope(reader: ConfigReader, max_positions: int) -> RopeConfig:
@@ -190,7 +191,7 @@ def _rope(reader: ConfigReader, max_positions: int) -> RopeConfig:
         raise reader.error(key, "must be an object")
     if any(isinstance(value, dict) for value in values.values()):
         raise reader.error(key, "differs between layer types, which is not supported")
-    rope = ConfigReader(values, f"{reader._where}: {key}")
+    rope = ConfigReader(values, f"{reader.where}: {key}")
     rope.refuse_unless("partial_rotary_factor", 1, 1.0)
     theta = rope.number("rope_theta", reader.number("rope_theta", 10000.0))
     name = rope.raw("rope_type", rope.raw("type", "default"))
@@ -207,7 +208,7 @@ def _rope(reader: ConfigReader, max_positions: int) -> RopeConfig:
             high_freq_factor=rope.number("high_freq_factor"),
             original_max_positions=rope.integer("original_max_position_embeddings", max_positions),
         )
-    raise ModelError(f"{reader._where}: {key} has rope_type {name!r}; supported: default, linear, llama3")
+    raise ModelError(f"{reader.where}: {key} has rope_type {name!r}; supported: default, linear, llama3")
 
 
 def _layer_windows(reader: ConfigReader, num_layers: int) -> tuple[int | None, ...]:

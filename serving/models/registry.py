@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -85,7 +86,7 @@ def load_model(
     environment = LayerEnvironment(
         dtype=dtype,
         device=device.torch_device,
-        parallel=parallel,
+        parallel=dataclasses.replace(parallel, fixed_order=deterministic),
         kernels=kernels,
         quantization=UnquantizedMethod(kernels.linear),
         attention=create_attention(

@@ -28,7 +28,7 @@ class CheckpointFile:
     def __init__(self, path: Path, handle: Any) -> None:
         self.path = path
         self._handle = handle
-        self.names: list[str] = list(handle.keys())
+        self.names: list[str] = list(handle.offset_keys())
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._handle.get_slice(name).get_shape())

@@ -44,6 +44,16 @@ def configs() -> dict[str, Any]:
             attention_bias=True,
             mlp_bias=True,
         ),
+        # Neither KV heads, nor inner features, nor vocabulary divide two ranks.
+        "llama_uneven": LlamaConfig(
+            **_SHAPE
+            | {
+                "num_attention_heads": 6,
+                "num_key_value_heads": 3,
+                "hidden_size": 96,
+                "intermediate_size": 175,
+            }
+        ),
         "mistral": MistralConfig(**_SHAPE, sliding_window=WINDOW),
         "qwen2": Qwen2Config(**_SHAPE, tie_word_embeddings=True),
         "qwen2_mixed": Qwen2Config(

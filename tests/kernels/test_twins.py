@@ -1,0 +1,102 @@
+"""Every CPU implementation against its reference twin."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from serving.kernels.dispatch import REFERENCE, Kernels, select_kernels
+
+ROWS = [1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 31, 33, 64, 65, 130]
+
+
+@pytest.fixture(params=[False, True], ids=["default", "deterministic"])
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    torch.manual_seed(0)
+    return select_kernels(torch.device("cpu"), deterministic=request.param)
+
+
+def close(left: Tensor, right: Tensor, tolerance: float = 2e-5) -> bool:
+    return (
+        left.shape == right.shape
+        and left.dtype == right.dtype
+        and bool((left - right).abs().max() < tolerance)
+    )
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_linear(kernels: Kernels, rows: int, with_bias: bool) -> None:
+    x, weight = torch.randn(rows, 48), torch.randn(70, 48)
+    bias = torch.randn(70) if with_bias else None
+    assert close(kernels.linear(x, weight, bias), REFERENCE.linear(x, weight, bias))
+
+
+@pytest.mark.parametrize("rows", [1, 5, 16])
+def test_linear_of_a_strided_view(kernels: Kernels, rows: int) -> None:
+    x, weight = torch.randn(96, rows).t()[:, ::2], torch.randn(70, 48)
+    assert close(kernels.linear(x, weight, None), REFERENCE.linear(x, weight, None))
+
+
+def test_linear_in_half_precision(kernels: Kernels) -> None:
+    x, weight = torch.randn(5, 48).bfloat16(), torch.randn(70, 48).bfloat16()
+    result = kernels.linear(x, weight, None)
+    assert result.dtype is torch.bfloat16
+    assert (result.float() - x.float() @ weight.float().t()).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("rows", [1, 7, 40])
+def test_norms(kernels: Kernels, rows: int) -> None:
+    x, residual, weight = torch.randn(rows, 48), torch.randn(rows, 48), torch.rand(48)
+    assert close(kernels.rms_norm(x, weight, 1e-5), REFERENCE.rms_norm(x, weight, 1e-5))
+    left, right = residual.clone(), residual.clone()
+    added = kernels.add_rms_norm(x, left, weight, 1e-5)
+    assert close(added, REFERENCE.add_rms_norm(x, right, weight, 1e-5))
+    assert torch.equal(left, right) and torch.equal(left, residual + x)
+
+
+def test_norm_with_one_weight_per_head(kernels: Kernels) -> None:
+    x, weight = torch.randn(5, 6, 16), torch.rand(6, 16)
+    result = kernels.rms_norm(x, weight, 1e-6)
+    for head in range(6):
+        assert close(result[:, head], REFERENCE.rms_norm(x[:, head], weight[head], 1e-6))
+
+
+def test_norm_of_half_precision_is_computed_in_float32(kernels: Kernels) -> None:
+    x = torch.full((2, 64), 300.0).half()
+    assert kernels.rms_norm(x, torch.ones(64).half(), 1e-5).tolist() == [[1.0] * 64] * 2
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+def test_rotary(kernels: Kernels, rows: int) -> None:
+    x = torch.randn(rows, 96).t().contiguous().t().view(rows, 6, 16)
+    angle = torch.rand(rows, 1, 8)
+    result = kernels.rotary(x, angle.cos(), angle.sin())
+    assert close(result, REFERENCE.rotary(x, angle.cos(), angle.sin()))
+    assert torch.allclose(result.norm(dim=-1), x.norm(dim=-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 6, 20])
+def test_silu_mul(kernels: Kernels, rows: int) -> None:
+    x = torch.randn(rows, 90)
+    expected = REFERENCE.silu_mul(x.clone())
+    assert close(kernels.silu_mul(x.clone()), expected)
+    assert close(kernels.silu_mul(x.t().contiguous().t()), expected)
+
+
+@pytest.mark.parametrize("size", [48, 100, 2049])
+def test_deterministic_rows_have_the_same_bits_in_every_batch(size: int) -> None:
+    kernels = select_kernels(torch.device("cpu"), deterministic=True)
+    torch.manual_seed(1)
+    x, weight, up = torch.randn(70, size), torch.randn(60, size), torch.randn(2 * 90, size)
+    norm = torch.rand(size)
+
+    def computed(rows: Tensor) -> Tensor:
+        linear = kernels.linear(rows, weight, None)
+        gated = kernels.silu_mul(kernels.linear(rows, up, None))
+        return torch.cat((linear, gated, kernels.rms_norm(rows, norm, 1e-5)), dim=-1)
+
+    everything = computed(x)
+    for start, stop in ((0, 1), (3, 4), (69, 70), (0, 2), (5, 9), (1, 16), (30, 46), (2, 35)):
+        assert torch.equal(computed(x[start:stop]), everything[start:stop]), (start, stop)
