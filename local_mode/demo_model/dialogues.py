@@ -55,6 +55,9 @@ STRANGE_SUBJECTS = (
     "the stock market", "quantum physics", "the football match", "my computer", "the president", "black holes",
     "a car engine", "the best phone", "Roman history", "my bank account", "chemistry", "the weather in London",
     "cloud computing", "Mars", "a good film", "the economy", "poker", "dinosaurs", "the internet", "tax law",
+    "love", "gold", "opera houses", "baseball", "robots", "the moon landing", "volcanoes", "my homework", "coffee",
+    "the best hotel", "airports", "modern art", "a good book", "money", "my health", "electric cars", "planets",
+    "the last election", "databases", "machine learning", "history", "chess", "this error message", "trains",
 )  # fmt: skip
 STRANGE_FORMS = (
     "What do you know about {}?", "Tell me about {}.", "Explain {}.", "Can you help me with {}?",
@@ -67,6 +70,7 @@ def chat(rng: Random) -> str:
     """One chat of one to four exchanges, some with a system message, ending with the end-of-text token."""
     makers: tuple[Callable[[Random], list[Pair]], ...] = (
         _questions, _questions, _follow_ups, _sums, _json, _small_talk, _told_story, _unknown, _styled,
+        _repeated,
     )  # fmt: skip
     turns = rng.choice(makers)(rng)
     if turns[0][0] != "system" and rng.random() < 0.25:
@@ -149,6 +153,14 @@ def _unknown(rng: Random) -> list[Pair]:
     question = rng.choice(STRANGE_FORMS).format(rng.choice(STRANGE_SUBJECTS))
     turns = _exchange(rng, (question, pick(rng, UNKNOWN)))
     return turns + (_exchange(rng, answers.valley_question(rng)) if rng.random() < 0.4 else [])
+
+
+def _repeated(rng: Random) -> list[Pair]:
+    """The answer is a sentence of the question: the model learns to copy from its context."""
+    sentence = rng.choice(story(rng).replace("\n", " ").split(". ")).strip(" .").replace('"', "")
+    return _exchange(
+        rng, (pick(rng, (f"Repeat after me: {sentence}.", f"Say this: {sentence}.")), f"{sentence}.")
+    )
 
 
 def _styled(rng: Random) -> list[Pair]:

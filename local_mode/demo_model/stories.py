@@ -3,16 +3,8 @@
 from random import Random
 
 from local_mode.demo_model.choice import pick
-from local_mode.demo_model.plots import (
-    ENDINGS,
-    INTRODUCTIONS,
-    ITEMS,
-    NUMBERS,
-    OPENINGS,
-    PLOTS,
-    TITLES,
-    WEATHERS,
-)
+from local_mode.demo_model.frames import ENDINGS, INTRODUCTIONS, ITEMS, NUMBERS, OPENINGS, TITLES, WEATHERS
+from local_mode.demo_model.plots import PLOTS
 from local_mode.demo_model.world import BY_NAME, CHARACTERS, PLACES, Character
 
 
@@ -36,7 +28,8 @@ def story(rng: Random, *, hero: Character | None = None, short: bool = False, ti
 
 
 def _fill(sentence: str, slots: dict[str, str]) -> str:
-    return sentence.format_map(slots).replace(" a old ", " an old ").replace(" a news ", " the news ")
+    text = sentence.format_map(slots)
+    return text.replace(" a old ", " an old ").replace("A old ", "An old ").replace(" a news ", " the news ")
 
 
 def _slots(rng: Random, hero: Character) -> dict[str, str]:
