@@ -1,4 +1,4 @@
-"""Random paged-attention problems with an answer in float64, on any device. The interpreter's tests share them."""
+"""Random paged-attention problems with a float64 answer, for GPUs and for interpreted kernels on a CPU."""
 
 from __future__ import annotations
 
