@@ -10,7 +10,7 @@ from serving.config import EngineConfig, KVGroupConfig
 from serving.engine.kv_cache import KVCacheManager, cache_root
 from serving.engine.request import FINISH_REASONS, Request, RequestStatus, child_seed
 from serving.engine.scheduler import Scheduler
-from serving.errors import InvalidRequest, ModelError, Overloaded, WireError
+from serving.errors import InvalidRequest, ModelError, NotFound, Overloaded, WireError
 from serving.messages import AddRequest, EngineReady, EngineStats, SequenceOutput
 
 if TYPE_CHECKING:
@@ -65,8 +65,12 @@ class EngineCore:
     # ------------------------------------------------------------ requests
 
     def add_request(self, message: AddRequest) -> None:
-        """Admit or refuse. Raises `InvalidRequest` for what can never run and `Overloaded` for what cannot run now."""
+        """Admit or refuse. Raises `InvalidRequest` or `NotFound` for what can never run, `Overloaded` for a full queue."""
         params = message.params
+        if message.adapter_id is not None:
+            raise NotFound(
+                f"adapter {message.adapter_id!r} is not loaded: this version serves the base model only"
+            )
         params.validate(vocab_size=self._executor.vocab_size)
         self._check_prompt(message)
         if params.n > self._config.max_best_of:

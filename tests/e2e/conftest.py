@@ -24,7 +24,13 @@ StartServer = Callable[..., ServerProcess]
 def server_environment() -> dict[str, str]:
     """Small and quiet: one compute thread, a loopback port of its own."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAX_", "SM_"))}
-    settings = {"HF_MODEL_ID": "demo", "DEVICE": "cpu", "HOSTNAME": "127.0.0.1", "PORT": "0", "NUM_THREADS": "1"}
+    settings = {
+        "HF_MODEL_ID": "demo",
+        "DEVICE": "cpu",
+        "HOSTNAME": "127.0.0.1",
+        "PORT": "0",
+        "NUM_THREADS": "1",
+    }
     return {**inherited, **settings}
 
 

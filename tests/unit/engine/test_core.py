@@ -1,0 +1,187 @@
+"""Admission, books and ends of the engine core, on the simulated worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serving.batch import ScheduledBatch, StepResult
+from serving.config import EngineConfig, KVGroupConfig
+from serving.engine.core import EngineCore
+from serving.errors import InvalidRequest, ModelError, NotFound, Overloaded
+from serving.messages import AddRequest, SequenceOutput
+from serving.sampling_params import SamplingParams
+from tests.unit.engine.simulated_worker import EOS, VOCAB, SimulatedWorker
+
+GROUPS = [KVGroupConfig(name="full")]
+
+
+class SimulatedExecutor:
+    """The simulated worker behind the verbs of an executor."""
+
+    vocab_size = VOCAB
+    eos_token_ids = (EOS,)
+
+    def __init__(self) -> None:
+        self.worker = SimulatedWorker(GROUPS, 4)
+
+    def execute(self, batch: ScheduledBatch) -> StepResult:
+        return self.worker.execute(batch)
+
+
+def _core(*, num_blocks: int = 40, **changes: object) -> EngineCore:
+    settings: dict[str, object] = {
+        "model_dir": str(Path("model")), "model_id": "simulated", "revision": None, "device": "cpu",
+        "dtype": "float32", "num_ranks": 1, "num_threads": 1, "block_size": 4, "max_batch_total_tokens": None,
+        "memory_fraction": 0.9, "prefix_caching": True, "max_step_tokens": 16, "step_time_budget_s": 1.0,
+        "max_num_seqs": 8, "max_queue_tokens": None, "max_concurrent_requests": 6, "max_best_of": 3,
+        "max_input_tokens": 30, "max_total_tokens": 60, "deterministic": False,
+    }  # fmt: skip
+    config = EngineConfig(**settings | changes)
+    return EngineCore(config, SimulatedExecutor(), groups=GROUPS, num_blocks=[num_blocks], warm_up_s=0.1)
+
+
+def _add(
+    core: EngineCore, request_id: str = "front-1", prompt: list[int] | None = None, **params: object
+) -> None:
+    tokens = prompt if prompt is not None else [9, 10, 11]
+    core.add_request(
+        AddRequest(
+            request_id=request_id, prompt_token_ids=tokens, params=SamplingParams(**{"seed": 1} | params)
+        )
+    )
+
+
+def _run(core: EngineCore) -> dict[tuple[str, int], list[SequenceOutput]]:
+    outputs: dict[tuple[str, int], list[SequenceOutput]] = {}
+    while core.has_work():
+        for output in core.step():
+            outputs.setdefault((output.request_id, output.index), []).append(output)
+    core.check()
+    return outputs
+
+
+@pytest.mark.parametrize(
+    ("prompt", "params", "field", "says"),
+    [
+        ([], {}, "inputs", "at least 1 token"),
+        ([1, VOCAB], {}, "inputs", f"[0, {VOCAB})"),
+        ([-1], {}, "inputs", f"[0, {VOCAB})"),
+        ([1] * 31, {}, "inputs", "at most 30 tokens, got 31"),
+        ([1] * 30, {"max_new_tokens": 31}, "max_new_tokens", "at most 60, got 30 `inputs` tokens and 31"),
+        ([1], {"n": 4}, "best_of", "at most 3"),
+        ([1], {"temperature": float("nan")}, "temperature", "finite"),
+        ([1], {"top_p": 0.0}, "top_p", "(0, 1]"),
+        ([1], {"stop_token_ids": (VOCAB,)}, "stop_token_ids", str(VOCAB)),
+        ([1], {"seed": 2**64}, "seed", "64-bit"),
+        ([1], {"repetition_penalty": 0.0}, "repetition_penalty", "above 0"),
+        ([1], {"relative_frequency_penalty": 2.5}, "relative_frequency_penalty", "between"),
+    ],
+)
+def test_what_can_never_run_is_refused_by_name(
+    prompt: list[int], params: dict[str, object], field: str, says: str
+) -> None:
+    core = _core()
+    with pytest.raises(InvalidRequest) as caught:
+        _add(core, prompt=prompt, **params)
+    assert caught.value.field == field and says in caught.value.message
+    assert not core.has_work()
+
+
+def test_an_adapter_is_never_answered_by_the_base_model() -> None:
+    request = AddRequest(
+        request_id="front-1", prompt_token_ids=[1], params=SamplingParams(), adapter_id="mine"
+    )
+    with pytest.raises(NotFound, match="mine"):
+        _core().add_request(request)
+
+
+def test_a_cache_that_holds_less_than_the_context_lowers_the_limits() -> None:
+    core = _core(num_blocks=6, max_input_tokens=None)
+    ready = core.ready(architecture="any")
+    assert (ready.max_total_tokens, ready.max_input_tokens) == (20, 19)
+    with pytest.raises(InvalidRequest, match="at most 20"):
+        _add(core, prompt=[1] * 10, max_new_tokens=11)
+    _add(core, prompt=[1] * 10, max_new_tokens=10)
+    assert _run(core)["front-1", 0][-1].finish_reason in ("length", "eos_token")
+    with pytest.raises(ModelError, match="too few"):
+        _core(num_blocks=1 + 1, block_size=1, max_input_tokens=None)
+
+
+def test_concurrency_counts_sequences_and_recovers() -> None:
+    core = _core()
+    _add(core, "front-1", n=3)
+    _add(core, "front-2", n=3)
+    with pytest.raises(Overloaded) as caught:
+        _add(core, "front-3")
+    assert caught.value.retry_after_s >= 1.0
+    _run(core)
+    _add(core, "front-3")
+
+
+def test_queue_is_bounded_in_tokens() -> None:
+    core = _core(max_queue_tokens=40, max_num_seqs=1)
+    _add(core, "front-1", prompt=[1] * 30)
+    with pytest.raises(Overloaded):
+        _add(core, "front-2", prompt=[2] * 30)
+    core.step()
+    _add(core, "front-2", prompt=[2] * 30)
+
+
+def test_every_sequence_ends_once_and_the_books_balance() -> None:
+    core = _core()
+    _add(core, "a-1", max_new_tokens=5, n=2)
+    _add(core, "a-2", prompt=[20] * 12, max_new_tokens=9)
+    _add(core, "b-1", prompt=[30] * 8, max_new_tokens=20)
+    core.step()
+    core.abort("a-2")
+    core.abort("a-2")
+    core.abort("never-1")
+    core.abort_front("b")
+    outputs = _run(core)
+    ends = {key: [o.finish_reason for o in news if o.finish_reason] for key, news in outputs.items()}
+    assert all(len(reasons) == 1 for reasons in ends.values()) and len(ends) == 4
+    assert ends["a-2", 0] == ends["b-1", 0] == ["abort"]
+    stats = core.stats()
+    assert stats.num_sequences == stats.num_finished + stats.num_aborted + stats.num_failed == 4
+    assert stats.num_free_blocks == stats.num_blocks
+
+
+def test_an_abort_of_one_sequence_leaves_its_siblings() -> None:
+    core = _core()
+    _add(core, "a-1", max_new_tokens=12, n=3)
+    core.step()
+    core.abort("a-1", 0)
+    outputs = _run(core)
+    assert outputs["a-1", 0][-1].finish_reason == "abort"
+    assert {outputs["a-1", index][-1].finish_reason for index in (1, 2)} <= {"length", "eos_token"}
+
+
+def test_front_ids_are_matched_whole() -> None:
+    core = _core()
+    _add(core, "front-1")
+    _add(core, "front-11-1")
+    core.abort_front("front")
+    assert {key for key, news in _run(core).items() if news[-1].finish_reason == "abort"} == {("front-1", 0)}
+
+
+def test_fail_all_gives_everyone_a_terminal_error() -> None:
+    core = _core()
+    _add(core, "a-1", n=2)
+    _add(core, "a-2", prompt=[4] * 20)
+    core.step()
+    outputs = core.fail_all("the engine failed")
+    assert {(o.request_id, o.index) for o in outputs} == {("a-1", 0), ("a-1", 1), ("a-2", 0)}
+    assert all(
+        o.finish_reason == "error" and o.error and o.error.message == "the engine failed" for o in outputs
+    )
+    core.check()
+    assert not core.has_work()
+
+
+def test_a_request_id_in_use_is_refused() -> None:
+    core = _core()
+    _add(core, "a-1")
+    with pytest.raises(InvalidRequest, match="in use"):
+        _add(core, "a-1")
