@@ -94,3 +94,7 @@ def test_special_and_unknown_ids_add_nothing_and_break_no_character(token_id: in
     vocabulary = of_pieces(b"\xc3", special=["</s>"])
     detokenizer = IncrementalDetokenizer(vocabulary)
     assert [detokenizer.push(0), detokenizer.push(token_id), detokenizer.flush()] == ["", "", "\ufffd"]
+
+
+def test_ids_do_not_count_from_the_end() -> None:
+    assert IncrementalDetokenizer(of_pieces("first", "last")).push(-1) == ""
