@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import gevent
 from flask import Response, request
 
-from serving.api.connection import connection_of, cooperative
+from serving.api.connection import connection_of
 from serving.api.context import ApiContext, context
 from serving.api.error_handlers import json_response, with_error_event
 from serving.api.generation import Generation
 from serving.api.json_body import convert, unknown_fields
 from serving.api.native_reply import PrefillToken, compute_headers, reply, reply_headers
+from serving.api.offload import run_aside
 from serving.api.readiness import Serving
 from serving.api.request_record import RequestRecord
 from serving.api.roles import TextProcessor
@@ -28,7 +29,6 @@ from serving.api.schema.native import (
 )
 from serving.api.streaming import STREAM_HEADERS, native_events
 from serving.api.strict_json import JsonValue
-from serving.errors import RequestError
 
 IGNORED_HEADER = "x-ignored-parameters"
 
@@ -119,11 +119,10 @@ def _stream(
     shared: ApiContext, serving: Serving, generation: Generation, record: RequestRecord, route: NativeRoute
 ) -> Response:
     """The answer begins once the engine admitted it; a refusal before that is an ordinary error."""
-    try:
+    with ExitStack() as stack:
+        stack.callback(generation.close)
         generation.start()
-    except BaseException:
-        generation.close()
-        raise
+        stack.pop_all()
     record.detach()
     events = native_events(generation, heartbeat_s=shared.config.http.heartbeat_s)
     response = Response(with_error_event(events, on_error=record.failed, on_end=record.succeeded))
@@ -143,12 +142,9 @@ def _prefill(generation: Generation, text: TextProcessor) -> list[PrefillToken]:
 
 def _tokenizer_of(text: TextProcessor) -> Tokenize:
     def tokenize(inputs: str, truncate: int | None) -> list[int]:
-        if len(inputs) < _LONG_TEXT_CHARS or not cooperative():
+        if len(inputs) < _LONG_TEXT_CHARS:
             return text.prepare(inputs, truncate=truncate)
-        # In a real thread, so that the other requests of this worker go on meanwhile.
-        pool = gevent.get_hub().threadpool
-        ids: list[int] = pool.apply_e((RequestError,), text.prepare, (inputs,), {"truncate": truncate})
-        return ids
+        return run_aside(lambda: text.prepare(inputs, truncate=truncate))
 
     return tokenize
 

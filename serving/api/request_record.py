@@ -126,7 +126,7 @@ class RequestRecord:
                 "finish_reason": ",".join(s.text.finish_reason or "none" for s in generation.sequences),
                 "seed": request.reported_seed,
             }
-        level = logging.WARNING if status >= 500 else logging.INFO
+        level = logging.WARNING if status in (500, 424) else logging.INFO
         logs.event(logger, level, "request", **fields)
 
 

@@ -10,13 +10,12 @@ import os
 import threading
 from pathlib import Path
 
-import gevent
 import msgspec
 from flask import Flask
 
 from serving import metrics
 from serving.api.app import create_app
-from serving.api.connection import cooperative
+from serving.api.offload import run_aside
 from serving.api.readiness import StageFile
 from serving.config import ENGINE_SOCKET, RUN_CONFIG_FILE, STAGE_FILE, ServerConfig
 from serving.errors import StartupError
@@ -62,11 +61,9 @@ class TextLoader:
     def _load(self) -> None:
         ready = self._wait()
         try:
-            # Seconds of Python work for a large vocabulary: in a real thread, /ping goes on.
-            if cooperative():
-                self._text = gevent.get_hub().threadpool.apply_e((StartupError,), _read, (ready,))
-            else:
-                self._text = _read(ready)
+            self._text = run_aside(
+                lambda: TextProcessor.from_dir(ready.model_dir, vocab_size=ready.vocab_size)
+            )
         except StartupError as error:
             logger.error("%s", error.message)
             os._exit(_GUNICORN_APP_LOAD_ERROR)
@@ -77,7 +74,3 @@ class TextLoader:
                 return self._engine.wait_ready(_WAIT_S)
             except TimeoutError:
                 continue  # a large model may load for many minutes
-
-
-def _read(ready: EngineReady) -> TextProcessor:
-    return TextProcessor.from_dir(ready.model_dir, vocab_size=ready.vocab_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,12 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
+    with serve(grace_s=10) as (running, _):
+        yield running
+
+
+@contextmanager
+def serve(*, grace_s: int) -> Iterator[tuple[Server, subprocess.Popen[bytes]]]:
     with tempfile.TemporaryDirectory(prefix="front-") as name, socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(512)
@@ -71,6 +79,7 @@ def server() -> Iterator[Server]:
                 "--worker-connections=1000",
                 "--no-control-socket",
                 "--keep-alive=5",
+                f"--graceful-timeout={grace_s}",
                 f"--worker-tmp-dir={name}",
                 f"--bind=fd://{listener.fileno()}",
                 "--log-level=warning",
@@ -83,7 +92,7 @@ def server() -> Iterator[Server]:
         try:
             running = Server(Path(name), listener.getsockname()[1])
             assert running.get("/ping", timeout_s=60)[0] == 200
-            yield running
+            yield running, process
         finally:
             process.terminate()
             process.wait(20)
@@ -309,3 +318,20 @@ def test_draining_is_seen_at_once(server: Server) -> None:
             assert b"index" in running.recv(100_000) + running.recv(100_000)
         finally:
             server.publish(Stage(stage="ready"))
+
+
+def test_what_is_cut_at_the_end_of_the_grace_time_gets_an_answer() -> None:
+    with serve(grace_s=1) as (server, process), server.connect() as whole, server.connect() as stream:
+        whole.sendall(request_bytes({"inputs": "silent"}))
+        stream.sendall(request_bytes({"inputs": "silent", "stream": True}))
+        response = http.client.HTTPResponse(stream)
+        response.begin()
+        while json.loads(server.get("/test/engine")[1])["running"] < 2:
+            time.sleep(0.02)
+        # The worker alone: gunicorn's master would kill it at the moment it gives up waiting.
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGTERM)
+        last = response.read().split(b"data: ")[-1]
+        assert json.loads(last)["error_type"] == "draining"
+        status, _, body = read_answer(whole)
+        assert (status, json.loads(body)["error_type"]) == (503, "draining")

@@ -372,7 +372,9 @@ def test_a_bug_shows_no_details(front: Front, caplog: pytest.LogCaptureFixture) 
     for answer in (response.json, event):
         error_id = answer["error"].rsplit(" ", 1)[1]
         assert answer["error"] == f"internal error, reported in the server's log as {error_id}"
-        assert any(getattr(record, "error_id", None) == error_id and record.exc_info for record in caplog.records)
+        assert any(
+            getattr(record, "error_id", None) == error_id and record.exc_info for record in caplog.records
+        )
 
 
 def test_one_log_line_per_request_without_text(

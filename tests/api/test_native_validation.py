@@ -219,7 +219,9 @@ def test_order_of_checks_is_tgis(front: Front, earlier: dict[str, Any], later: d
 def test_best_of_rules(front: Front, new_front: FrontFactory) -> None:
     assert "needs sampling" in front.error({"inputs": "a", "parameters": {"best_of": 2}})
     assert "needs sampling" in front.error({"inputs": "a", "parameters": {"best_of": 2, "top_p": 1.0}})
-    assert "parameters.seed" in front.error({"inputs": "a", "parameters": {"best_of": 2, "seed": 1, **SAMPLING}})
+    assert "parameters.seed" in front.error(
+        {"inputs": "a", "parameters": {"best_of": 2, "seed": 1, **SAMPLING}}
+    )
     for setting in ({"temperature": 1.0}, {"top_k": 5}, {"top_p": 0.5}, {"typical_p": 0.5}, SAMPLING):
         front.engine.script = both
         assert generate(front, {"best_of": 2, **setting}).status_code == 200
@@ -316,6 +318,8 @@ def test_unknown_fields_are_named_and_counted(front: Front) -> None:
 
 
 def test_error_bodies_stay_short(front: Front) -> None:
-    response = front.client.post("/generate", data=json.dumps({"inputs": "a", "parameters": {"stop": "x" * 5000}}))
+    response = front.client.post(
+        "/generate", data=json.dumps({"inputs": "a", "parameters": {"stop": "x" * 5000}})
+    )
     assert response.status_code == 422
     assert len(response.data) < 1024

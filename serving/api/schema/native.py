@@ -229,7 +229,7 @@ def _tokenize(inputs: str, truncate: int | None, limits: Limits, tokenize: Token
     least_tokens = len(inputs) // limits.longest_token_bytes if limits.longest_token_bytes else 0
     if truncate is None and least_tokens > limits.max_input_tokens:
         _refuse(
-            "inputs", f"must have less than {limits.max_input_tokens} tokens. Given: more than {least_tokens}"
+            "inputs", f"must have at most {limits.max_input_tokens} tokens. Given: more than {least_tokens}"
         )
     ids = tokenize(inputs, truncate)
     if not ids:
