@@ -112,13 +112,19 @@ def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def overlay(environ: Mapping[str, str], flags: Mapping[str, str]) -> dict[str, str]:
-    """`environ` with command-line flags on top: a flag replaces every variable that sets the same field."""
+    """`environ` with command-line flags on top: a flag replaces every variable that sets the same field.
+
+    Raises `ConfigError` for a flag that would be ignored as a variable.
+    """
     merged = dict(environ)
     for flag, text in flags.items():
+        if flag == "hostname" and not _is_address(text):
+            raise ConfigError(f"--hostname {text} is not valid; allowed: an IP address such as 127.0.0.1")
         names = _names_of_flag(flag)
         for name in names:
             merged.pop(name, None)
-        merged[names[0]] = text
+        same_name = flag.upper().replace("-", "_")
+        merged[same_name if same_name in names else names[0]] = text
     return merged
 
 

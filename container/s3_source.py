@@ -23,6 +23,7 @@ from container.progress import Progress, Report, require_space
 from serving.errors import ConfigError, ModelError
 
 _MAX_OBJECTS = 10_000
+_PAGE_SIZE = 1000
 _MAX_NAME_BYTES = 255
 _ATTEMPTS = 5
 _ARCHIVE_SUFFIXES = (".tar.gz", ".tgz")
@@ -84,7 +85,9 @@ def _fetch(client: Any, uri: str, bucket: str, prefix: str, *, cache: Path, repo
 
 
 def _list(client: Any, bucket: str, prefix: str) -> Iterable[dict[str, Any]]:
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    pages = client.get_paginator("list_objects_v2").paginate(
+        Bucket=bucket, Prefix=prefix, PaginationConfig={"PageSize": _PAGE_SIZE}
+    )
     for number, entry in enumerate(entry for page in pages for entry in page.get("Contents", ())):
         if number >= _MAX_OBJECTS:
             raise ModelError(
