@@ -2,8 +2,8 @@
 
     python fake_engine.py SCRIPT --run-dir … --stage-fd …
 
-SCRIPT is a comma list: `loading`, `warm-up`, `ready`, `failed`, `exit`, `orphan` (leaves a sleeping grandchild),
-`hold` (waits for `<run_dir>/go`), `deaf` (ignores SIGTERM).
+SCRIPT is a comma list: `loading`, `warm-up`, `ready`, `failed`, `exit`, `orphan` (a sleeping grandchild),
+`hold` (waits for `<run_dir>/go`), `deaf` (ignores SIGTERM), `foreign` (orphans that exit with codes 3 and 4).
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ def main() -> None:
                 time.sleep(0.01)
         elif step == "orphan":
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "textgen-orphan"])
+        elif step == "foreign":
+            _make_orphans()
         elif step == "exit":
             sys.exit(7)
         else:
@@ -44,6 +46,18 @@ def main() -> None:
             }
             os.write(arguments.stage_fd, json.dumps(stage).encode() + b"\n")
     signal.pause()
+
+
+def _make_orphans() -> None:
+    """Grandchildren whose parent is gone before they exit with the codes that gunicorn gives its workers."""
+    for code in (3, 4):
+        middle = os.fork()
+        if middle == 0:
+            if os.fork() == 0:
+                os._exit(code)
+            os._exit(0)
+        os.waitpid(middle, 0)
+    print("foreign processes ended", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stands in for the HTTP application: `/ping` from the published stage, `/stream?n=…` sends n chunks 50 ms apart."""
+"""Stands in for the HTTP application: `/ping` tells the stage, `/stream` sends chunks until `<run_dir>/finish` exists."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 import gevent
 
@@ -22,16 +21,18 @@ def build(run_dir: str) -> Callable[..., Any]:
             start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
             return [body]
         start_response("200 OK", [("Content-Type", "text/event-stream")])
-        return _stream(int(parse_qs(environ["QUERY_STRING"])["n"][0]), Path(run_dir) / "engine-gone")
+        return _stream(Path(run_dir))
 
     return application
 
 
-def _stream(num_chunks: int, engine_gone: Path) -> Iterator[bytes]:
-    for index in range(num_chunks):
-        if engine_gone.exists():
+def _stream(run_dir: Path) -> Iterator[bytes]:
+    index = 0
+    while not (run_dir / "finish").exists():
+        if (run_dir / "engine-gone").exists():
             yield b"data: error\n\n"
             return
         yield f"data: {index}\n\n".encode()
+        index += 1
         gevent.sleep(0.05)
     yield b"data: end\n\n"
