@@ -139,6 +139,8 @@ def save_model(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> N
         if name != "lm_head.weight"
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    # safetensors writes for its owner alone; an image may serve as another user.
+    (folder / "model.safetensors").chmod(0o644)
     config = model.config
     stops = [tokenizer.token_to_id(END_OF_TURN), config.eos_token_id]
     _write_json(folder / "config.json", {
