@@ -91,7 +91,7 @@ def test_sigterm_lets_32_streams_finish(server_environment: dict[str, str]) -> N
 
 def test_sigterm_ends_what_is_left_with_an_error(server_environment: dict[str, str]) -> None:
     """Streams that cannot finish in time end in band, not by a cut."""
-    with serving(server_environment, DRAIN_TIMEOUT_S="4") as server:
+    with serving(server_environment, GRACEFUL_TERMINATION_TIMEOUT="5") as server:
         streams = _streams(server, 8, 1900)
         started_s = time.monotonic()
         server.terminate()
