@@ -54,11 +54,13 @@ class Server:
         try:
             reason = self._serve()
             if reason is None:
-                self._drain()
+                reason = self._drain()
             else:
                 self._let_clients_know(reason)
         except StartupError as error:
             reason = error.message
+        except OSError as error:
+            reason = f"the run directory {self._run_dir.path} cannot be used: {error}; set TMPDIR to a disk with space"
         finally:
             for child in (self._api, self._engine):
                 self._supervisor.stop(child, grace_s=_CHILD_GRACE_S)
@@ -86,6 +88,7 @@ class Server:
                 revision=files.revision or self._config.model.revision,
                 program=self._programs.engine,
             )
+            self._run_dir.publish(Stage(stage="loading"))
             self._engine = self._supervisor.start("engine", command, environ=child_environ)
             self._supervisor.wait_until(lambda: self._stopping or self._failure() is not None)
         return None if self._stopping else self._failure()
@@ -93,6 +96,10 @@ class Server:
     @property
     def _stopping(self) -> bool:
         return self._supervisor.stop_signal is not None
+
+    @property
+    def _was_ready(self) -> bool:
+        return self._engine is not None and any(stage.stage == "ready" for stage in self._engine.stages)
 
     def _failure(self) -> str | None:
         """Why the server cannot go on, None while it can."""
@@ -171,36 +178,40 @@ class Server:
 
     def _let_clients_know(self, reason: str) -> None:
         """The front needs a moment to end every stream with an error; `/ping` says why meanwhile."""
-        served = self._engine is not None and any(stage.stage == "ready" for stage in self._engine.stages)
         self._run_dir.publish(Stage(stage="failed", detail=reason))
         event(_log, logging.ERROR, "stopping", reason=reason)
-        if served:
+        if self._was_ready:
             api = self._api
             self._supervisor.wait_until(
                 lambda: api is None or not api.running, deadline_s=time.monotonic() + _LAST_ANSWERS_S
             )
 
-    def _drain(self) -> None:
-        """New work is refused from here on; what runs may finish until the drain time is over."""
+    def _drain(self) -> str | None:
+        """New work is refused from here on; what runs may finish until the drain time is over.
+
+        Returns what went wrong: an engine that died meanwhile.
+        """
         started_s, budget_s = self._supervisor.stop_time_s, self._config.http.drain_timeout_s
         self._run_dir.publish(Stage(stage="draining", detail=self._supervisor.stop_signal or ""))
         event(_log, logging.INFO, "draining", signal=self._supervisor.stop_signal, up_to_s=budget_s)
         api, engine = self._api, self._engine
-        if api is None:
-            return
+        if api is None or not self._was_ready:
+            return None  # nothing runs
         self._supervisor.send(api, signal.SIGTERM)
         in_time = self._supervisor.wait_until(
             lambda: not api.running, deadline_s=started_s + max(0.0, budget_s - _ENGINE_LAST_ANSWERS_S)
         )
+        if engine is not None and not engine.running:
+            return self._failure()
         if in_time:
-            return
+            return None
         event(_log, logging.WARNING, "work is left at the end of the drain time: it is ended with an error")
         if engine is not None:
             self._supervisor.send(engine, signal.SIGTERM)
         if not self._supervisor.wait_until(lambda: not api.running, deadline_s=started_s + budget_s - 0.5):
             for child in (api, engine):
-                if child is not None:
-                    self._supervisor.send(child, signal.SIGKILL)
+                self._supervisor.send(child, signal.SIGKILL)
+        return None
 
 
 def _hint(engine: Child) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from serving.config import ENGINE_SOCKET, RUN_CONFIG_FILE, STAGE_FILE, ServerConfig, Stage
+from serving.errors import StartupError
 
 METRICS_DIR = "metrics"
 _MAX_SOCKET_PATH = 107  # bytes of sockaddr_un.sun_path, without its NUL
@@ -19,12 +20,13 @@ class RunDirectory:
     """Owned by PID 1, readable by this user only."""
 
     def __init__(self) -> None:
-        path = Path(tempfile.mkdtemp(prefix="textgen-"))
-        if len(os.fsencode(path / ENGINE_SOCKET)) > _MAX_SOCKET_PATH:
-            path.rmdir()
-            path = Path(tempfile.mkdtemp(prefix="textgen-", dir="/tmp"))
-        (path / METRICS_DIR).mkdir(mode=0o700)
-        self.path = path
+        """Raises `StartupError` when there is no room for it."""
+        try:
+            self.path = _make()
+        except OSError as error:
+            raise StartupError(
+                f"no run directory: {error}; set TMPDIR to a folder we may write to"
+            ) from error
         self.stage = Stage(stage="starting")
 
     def write_config(self, config: ServerConfig) -> None:
@@ -42,3 +44,12 @@ class RunDirectory:
         temporary = self.path / f"{name}.new"
         temporary.write_bytes(content)
         temporary.replace(self.path / name)
+
+
+def _make() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="textgen-"))
+    if len(os.fsencode(path / ENGINE_SOCKET)) > _MAX_SOCKET_PATH:
+        path.rmdir()
+        path = Path(tempfile.mkdtemp(prefix="textgen-", dir="/tmp"))
+    (path / METRICS_DIR).mkdir(mode=0o700)
+    return path

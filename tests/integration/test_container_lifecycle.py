@@ -135,6 +135,28 @@ def test_work_that_never_ends_is_cut_in_time(model_dir: Path) -> None:
         assert any("work is left" in line for line in container.lines)
 
 
+def test_an_engine_that_dies_during_the_drain_is_a_failure(model_dir: Path) -> None:
+    with RunningContainer("ready", model_dir) as container:
+        run_dir = Path(container.wait_ready()["run_dir"])
+        streams(container, 2)
+        engine = container.child("fake_engine")
+        container.stop()
+        container.ping_until(lambda _, stage: stage["stage"] == "draining", timeout_s=2)
+        engine.kill()
+        (run_dir / "engine-gone").touch()
+        assert container.wait(10) == 1
+    assert "killed by SIGKILL" in container.lines[-1]
+
+
+def test_sigterm_at_once(model_dir: Path) -> None:
+    with RunningContainer("hold", model_dir) as container:
+        container.line_with("listening")
+        family = container.family()
+        container.stop()
+        assert container.wait(10) == 0
+        assert container.survivors(family, 0) == []
+
+
 def test_sigterm_while_loading(model_dir: Path) -> None:
     with RunningContainer("deaf,loading,hold,ready", model_dir) as container:
         container.ping_until(lambda _, stage: stage["stage"] == "loading")

@@ -19,6 +19,9 @@ class FakeHub:
         self.files = files
         self.faults: dict[str, list[int]] = {}
         self.corrupt: set[str] = set()
+        self.cut_once: set[str] = set()
+        self.elsewhere: str | None = None
+        """Address of another host to which large files are redirected, as the Hub does."""
         self.requests: list[tuple[str, str]] = []
         hub = self
 
@@ -78,6 +81,17 @@ class FakeHub:
     def _send_file(self, handler: BaseHTTPRequestHandler, name: str, *, with_body: bool) -> None:
         content = self.files[name]
         headers = {"ETag": f'"{_etag(name, content)}"', "X-Repo-Commit": COMMIT}
+        if self.elsewhere and name.endswith(".safetensors"):
+            headers |= {"Location": self.elsewhere + handler.path, "X-Linked-ETag": headers["ETag"]}
+            headers["X-Linked-Size"] = str(len(content))
+            _send(handler, 302, b"", headers, with_body=with_body)
+            return
+        if name in self.cut_once and with_body:
+            self.cut_once.remove(name)
+            _send(
+                handler, 200, content[: len(content) // 2], headers, with_body=True, missing=len(content) // 2
+            )
+            return
         if name in self.corrupt:
             content = bytes(len(content))
         _send(handler, 200, content, headers, with_body=with_body)
@@ -99,15 +113,24 @@ def _etag(name: str, content: bytes) -> str:
 
 
 def _send(
-    handler: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str], *, with_body: bool
+    handler: BaseHTTPRequestHandler,
+    status: int,
+    body: bytes,
+    headers: dict[str, str],
+    *,
+    with_body: bool,
+    missing: int = 0,
 ) -> None:
+    """`missing` bytes are announced and never come."""
     handler.send_response(status)
     for name, value in {
         **headers,
         "Content-Type": "application/json",
-        "Content-Length": str(len(body)),
+        "Content-Length": str(len(body) + missing),
     }.items():
         handler.send_header(name, value)
     handler.end_headers()
     if with_body:
         handler.wfile.write(body)
+    if missing:
+        handler.close_connection = True

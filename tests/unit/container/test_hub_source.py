@@ -156,3 +156,19 @@ def test_damaged_weights_are_refused_and_not_kept(hub: FakeHub, tmp_path: Path) 
     assert "arrived with SHA-256" in fetched.stages[-1].detail
     hub.corrupt.clear()
     assert fetch(hub, tmp_path).returncode == 0
+
+
+def test_a_connection_that_breaks_half_way(hub: FakeHub, tmp_path: Path) -> None:
+    hub.cut_once.add("model.safetensors")
+    fetched = fetch(hub, tmp_path)
+    assert fetched.returncode == 0, fetched.output
+    assert fetched.files is not None
+    assert (Path(fetched.files.model_dir) / "model.safetensors").read_bytes() == MODEL["model.safetensors"]
+
+
+def test_the_token_does_not_follow_a_redirect_to_another_host(hub: FakeHub, tmp_path: Path) -> None:
+    with FakeHub(MODEL) as storage:
+        hub.elsewhere = storage.address
+        fetched = fetch(hub, tmp_path, HF_TOKEN="hf_canary")
+    assert fetched.returncode == 0, fetched.output
+    assert storage.requests and {token for _, token in storage.requests} == {""}
