@@ -7,8 +7,8 @@ from importlib import metadata as distributions
 import torch
 from torch import Tensor
 
+from serving.attention.write import write_kv
 from serving.contracts import AttentionMetadata, KVLayerCache
-from serving.kernels.triton.kv_write import reshape_and_cache
 
 _BLOCK_MULTIPLE = 256
 _MAX_HEAD_DIM = 256
@@ -60,7 +60,7 @@ class FlashAttention:
         block_table: Tensor | None = None
         key_start, max_key_len = metadata.query_start, metadata.max_query_len
         if cache is not None:
-            reshape_and_cache(key, value, cache.key, cache.value, metadata.slot_mapping)
+            write_kv(key, value, cache, metadata.slot_mapping)
             key, value, block_table = cache.key, cache.value, metadata.block_tables
             key_start, max_key_len = _key_start(metadata), metadata.max_seq_len
         output: Tensor = self._attend(

@@ -1,0 +1,36 @@
+"""The command line shared by the measuring processes."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.gpu.models import SHAPES
+from benchmarks.gpu.workloads import FULL, TINY, Workload
+
+
+@dataclass(slots=True, frozen=True)
+class Options:
+    shape: str
+    folder: Path
+    record: Path
+    device: Literal["cuda", "cpu"]
+    mix: bool
+    limit_s: float
+
+    @property
+    def workload(self) -> Workload:
+        return TINY if self.shape.startswith("tiny") else FULL
+
+
+def parse(description: str | None) -> Options:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("shape", choices=sorted(SHAPES))
+    parser.add_argument("folder", type=Path, help="where the model is, or will be written")
+    parser.add_argument("record", type=Path, help="JSON file for the results")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--mix", action="store_true", help="the mixed workload too")
+    parser.add_argument("--limit-s", type=float, default=600.0, help="the mixed workload stops here")
+    return Options(**vars(parser.parse_args()))
