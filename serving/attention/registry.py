@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from serving.contracts import AttentionBackend
 from serving.errors import ConfigError
 
@@ -35,6 +37,22 @@ _CREATORS: dict[str, Callable[[bool], AttentionBackend]] = {
     "triton": _triton,
     "flash_attn": _flash_attn,
 }
+
+
+def choose_attention(
+    preferred: str, *, dtype: torch.dtype, head_dim: int, block_size: int | None, deterministic: bool
+) -> tuple[str, str]:
+    """(name, reason): the device's `preferred` backend, unless a faster one is installed and fits this model."""
+    if preferred != "triton":
+        return preferred, "the device's own"
+    if deterministic:
+        return preferred, "deterministic: one tile shape for all steps"
+    from serving.attention import flash_attn
+
+    if block_size is None:
+        return preferred, "the device's own"
+    obstacle = flash_attn.fits(dtype=dtype, head_dim=head_dim, block_size=block_size)
+    return ("flash_attn", "installed and fits") if obstacle is None else (preferred, obstacle)
 
 
 def create_attention(name: str, *, deterministic: bool) -> AttentionBackend:

@@ -76,6 +76,7 @@ class DecoderModel:
             for index in range(config.num_layers)
         ]
         self._norm = RMSNorm(config.hidden_size, config.norm_eps, environment=environment)
+        self._next_norms = [layer.input_norm for layer in self._layers[1:]] + [self._norm]
         self._head = ParallelLMHead(
             config.vocab_size,
             config.hidden_size,
@@ -100,10 +101,8 @@ class DecoderModel:
         """token_ids, positions [T] int64 -> hidden states [T, H] after the final norm."""
         cos, sin = self._rotary(positions)
         residual = self._embedding(token_ids)
-        layers = self._layers
-        x = layers[0].input_norm(residual)
-        following = [layer.input_norm for layer in layers[1:]] + [self._norm]
-        for layer, next_norm in zip(layers, following, strict=True):
+        x = self._layers[0].input_norm(residual)
+        for layer, next_norm in zip(self._layers, self._next_norms, strict=True):
             x = layer.attention(x, cos, sin, context)
             x = layer.post_attention_norm.add(x, residual)
             x = next_norm.add(layer.mlp(x), residual)

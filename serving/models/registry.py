@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from serving.attention.registry import create_attention
+from serving.attention.registry import choose_attention, create_attention
 from serving.contracts import ForwardContext, KVGroupSpec
 from serving.distributed import ParallelContext
 from serving.errors import ModelError
 from serving.kernels.dispatch import select_kernels
 from serving.layers.environment import LayerEnvironment
+from serving.logs import event
 from serving.models.decoder import DecoderModel
 from serving.models.hf_config import DecoderConfig, read_architecture, read_decoder_config
 from serving.models.llama import build_llama
@@ -33,6 +35,7 @@ _BUILDERS: dict[str, Callable[[DecoderConfig, LayerEnvironment], DecoderModel]] 
     "Qwen2ForCausalLM": build_qwen2,
     "Qwen3ForCausalLM": build_qwen3,
 }
+_LOGGER = logging.getLogger(__name__)
 _RECOMPUTED = r".*\.rotary_emb\.inv_freq"
 
 
@@ -64,13 +67,15 @@ def load_model(
     parallel: ParallelContext,
     deterministic: bool,
     attention_backend: str | None = None,
+    block_size: int | None = None,
     max_positions: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Model:
     """Build the model of `model_dir` and load this rank's weights.
 
-    `attention_backend` is a name of `serving.attention.registry`, by default the device's. `max_positions` bounds the
-    positions that can be asked for, by default the config's. `progress(done, total)` counts checkpoint files.
+    `attention_backend` is a name of `serving.attention.registry`, by default the fastest that fits the device, the model
+    and KV blocks of `block_size` tokens. `max_positions` bounds the positions that can be asked for, by default the
+    config's. `progress(done, total)` counts checkpoint files.
     Raises ModelError or ConfigError for what cannot be computed exactly.
     """
     architecture = read_architecture(model_dir)
@@ -82,6 +87,15 @@ def load_model(
     config = read_decoder_config(model_dir)
     if config.quantization is not None:
         raise ModelError(f"{model_dir} is quantized with {config.quantization!r}, which is not built yet")
+    if attention_backend is None:
+        attention_backend, reason = choose_attention(
+            device.default_attention_backend,
+            dtype=dtype,
+            head_dim=config.head_dim,
+            block_size=block_size,
+            deterministic=deterministic,
+        )
+        event(_LOGGER, logging.INFO, "attention backend", backend=attention_backend, reason=reason)
     kernels = select_kernels(device.torch_device, deterministic=deterministic)
     environment = LayerEnvironment(
         dtype=dtype,
@@ -89,9 +103,7 @@ def load_model(
         parallel=dataclasses.replace(parallel, fixed_order=deterministic),
         kernels=kernels,
         quantization=UnquantizedMethod(kernels.linear),
-        attention=create_attention(
-            attention_backend or device.default_attention_backend, deterministic=deterministic
-        ),
+        attention=create_attention(attention_backend, deterministic=deterministic),
         max_positions=min(config.max_positions, max_positions or config.max_positions),
     )
     ignored = _RECOMPUTED + (r"|lm_head\.weight" if config.tie_word_embeddings else "")

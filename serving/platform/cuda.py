@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from serving.errors import DeviceError
+
+_AMPERE = (8, 0)
 
 
 def device_count() -> int:
@@ -29,7 +32,6 @@ class CudaDevice:
 
     name: Literal["cpu", "cuda"] = "cuda"
     default_dtype = torch.bfloat16
-    default_attention_backend = "triton"
     distributed_backend: Literal["gloo", "nccl"] = "nccl"
 
     def __init__(self, index: int = 0) -> None:
@@ -38,6 +40,12 @@ class CudaDevice:
             raise DeviceError(f"GPU {index} was asked for, {found} are usable ({driver()})")
         self.torch_device = torch.device("cuda", index)
         torch.cuda.set_device(self.torch_device)
+
+    @property
+    def default_attention_backend(self) -> str:
+        """Our Triton kernels need an Ampere GPU; older ones take torch's own attention."""
+        ampere = torch.cuda.get_device_capability(self.torch_device) >= _AMPERE
+        return "triton" if ampere and find_spec("triton") is not None else "sdpa"
 
     @property
     def description(self) -> str:

@@ -30,6 +30,10 @@ class CheckpointFile:
         self._handle = handle
         self.names: list[str] = list(handle.offset_keys())
 
+    def dtype(self, name: str) -> str:
+        """In safetensors' spelling: `BF16`, `F32`, `I32`, …"""
+        return str(self._handle.get_slice(name).get_dtype())
+
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._handle.get_slice(name).get_shape())
 

@@ -11,6 +11,7 @@ from serving.weights.checkpoint import Checkpoint, CheckpointFile
 from serving.weights.target import WeightMap
 
 _LISTED = 5
+_FLOATING = ("F64", "F32", "BF16", "F16")
 
 
 def load_weights(
@@ -52,6 +53,10 @@ def load_weights(
 def _load_tensor(file: CheckpointFile, name: str, weight_map: WeightMap, loaded: set[str]) -> None:
     if name in loaded:
         raise ModelError(f"{file.path} holds {name!r}, which another file of the model already gave")
+    if file.dtype(name) not in _FLOATING:
+        raise ModelError(
+            f"{file.path}: {name!r} is stored as {file.dtype(name)}; only {', '.join(_FLOATING)} weights load as they are"
+        )
     shape = file.shape(name)
     for target in weight_map[name]:
         if shape != target.shape:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from serving.attention.registry import create_attention
+from serving.attention.registry import choose_attention, create_attention
 from serving.contracts import AttentionBackend, AttentionMetadata, KVLayerCache
 from serving.errors import ConfigError
 from serving.kernels.reference import paged_attention
@@ -134,3 +134,19 @@ def test_tiled_bits_do_not_depend_on_neighbours_or_chunks(window: int | None) ->
 def test_unknown_backend_lists_the_known() -> None:
     with pytest.raises(ConfigError, match=r"'paged' does not exist; choose one of sdpa, triton, flash_attn"):
         create_attention("paged", deterministic=False)
+
+
+def test_choice_of_backend_has_a_reason() -> None:
+    def choice(preferred: str, block_size: int | None = 16, deterministic: bool = False) -> tuple[str, str]:
+        return choose_attention(
+            preferred,
+            dtype=torch.float16,
+            head_dim=64,
+            block_size=block_size,
+            deterministic=deterministic,
+        )
+
+    assert choice("sdpa")[0] == "sdpa"
+    assert choice("triton", deterministic=True)[0] == "triton"
+    pytest.importorskip("triton")
+    assert choice("triton") == ("triton", "flash-attn reads KV blocks of 256 x n tokens, the cache has 16")

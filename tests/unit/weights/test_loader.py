@@ -91,6 +91,13 @@ def test_wrong_shape_names_both(tmp_path: Path) -> None:
         load_weights(tmp_path, places()[1], ignored=NOTHING)
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float8_e4m3fn])
+def test_packed_weights_are_not_read_as_numbers(tmp_path: Path, dtype: torch.dtype) -> None:
+    save_file(tensors() | {"b": torch.zeros(4).to(dtype)}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match="'b' is stored as"):
+        load_weights(tmp_path, places()[1], ignored=NOTHING)
+
+
 def test_tensor_in_two_shards(tmp_path: Path) -> None:
     write_sharded(tmp_path, {"one.safetensors": ["a", "b"], "two.safetensors": ["b", "c"]})
     with pytest.raises(ModelError, match="two.safetensors holds 'b', which another file"):
