@@ -86,7 +86,7 @@ def general_question(rng: Random) -> tuple[str, str]:
 def operands(rng: Random) -> tuple[int, int]:
     """Two numbers to add, mostly single digits, never a held-out pair."""
     while True:
-        top = rng.choice((10, 10, 10, 20, 50))
+        top = rng.choice((10, 10, 10, 10, 20, 50))
         pair = (rng.randrange(top), rng.randrange(top))
         if pair not in HELD_OUT_SUMS:
             return pair

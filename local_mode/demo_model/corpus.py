@@ -80,7 +80,7 @@ def _log(rng: Random) -> str:
 
 
 MIX: tuple[tuple[Callable[[Random], str], int], ...] = (
-    (_story, 30), (chat, 42), (_questions, 10), (_sums, 10), (_portrait, 4), (_languages, 2), (_log, 2),
+    (_story, 30), (chat, 42), (_questions, 10), (_sums, 14), (_portrait, 4), (_languages, 2), (_log, 2),
 )  # fmt: skip
 
 
