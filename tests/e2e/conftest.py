@@ -1,15 +1,17 @@
-"""A real server on the demo model, and streams that note what happens to them and when."""
+"""A real server on the demo model's weights, and streams that note what happens to them and when."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 import pytest
@@ -21,17 +23,23 @@ StartServer = Callable[..., ServerProcess]
 
 
 @pytest.fixture(scope="session")
-def server_environment() -> dict[str, str]:
+def endless_model_dir(demo_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model without an end-of-sequence token: streams last as long as a test wants."""
+    folder = tmp_path_factory.mktemp("endless") / "model"
+    shutil.copytree(demo_model_dir, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    for name in ("config.json", "generation_config.json"):
+        config = json.loads((folder / name).read_text())
+        config["eos_token_id"] = []
+        (folder / name).write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server_environment(endless_model_dir: Path) -> dict[str, str]:
     """Small and quiet: one compute thread, a loopback port of its own."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAX_", "SM_"))}
-    settings = {
-        "HF_MODEL_ID": "demo",
-        "DEVICE": "cpu",
-        "HOSTNAME": "127.0.0.1",
-        "PORT": "0",
-        "NUM_THREADS": "1",
-    }
-    return {**inherited, **settings}
+    settings = {"DEVICE": "cpu", "HOSTNAME": "127.0.0.1", "PORT": "0", "NUM_THREADS": "1"}
+    return {**inherited, **settings, "MODEL_ID": str(endless_model_dir)}
 
 
 @contextmanager
@@ -127,8 +135,7 @@ class Stream:
 
 
 def story(max_new_tokens: int, *, seed: int = 0) -> dict[str, object]:
-    """A request that lasts: sampled hot, so that it does not come to an end of its own."""
-    parameters = {"max_new_tokens": max_new_tokens, "do_sample": True, "temperature": 4.0, "seed": seed}
+    parameters = {"max_new_tokens": max_new_tokens, "do_sample": True, "seed": seed}
     return {"inputs": "Once upon a time", "parameters": parameters}
 
 

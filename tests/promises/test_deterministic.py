@@ -14,7 +14,7 @@ PARAMS = SamplingParams(temperature=0.0, max_new_tokens=12, top_n_tokens=3)
 
 @pytest.fixture(scope="module")
 def llm() -> Iterator[LLM]:
-    with LLM("demo", device="cpu", num_threads=2, deterministic=True, max_batch_prefill_tokens=64) as llm:
+    with LLM("demo", device="cpu", num_threads=1, deterministic=True, max_batch_prefill_tokens=64) as llm:
         yield llm
 
 
@@ -22,9 +22,10 @@ def _prompts(count: int, rng: random.Random) -> list[list[int]]:
     return [[rng.randrange(10, 500) for _ in range(rng.randrange(1, 60))] for _ in range(count)]
 
 
+@pytest.mark.timeout(1800)
 def test_bits_are_equal_alone_and_in_batches(llm: LLM, full: bool) -> None:
     """Log-probabilities are compared with ==: one different bit fails."""
-    sizes = range(2, 65) if full else (2, 3, 5, 16, 33, 64)
+    sizes = range(2, 65) if full else (2, 3, 5, 16, 33)
     for size in sizes:
         rng = random.Random(size)
         prompts = _prompts(size, rng)

@@ -50,7 +50,11 @@ def test_prompt_logprobs_equal_transformers(expected: list[Expected]) -> None:
 def test_chunk_size_and_prefix_cache_change_nothing(
     expected: list[Expected], max_batch_prefill_tokens: int, prefix_caching: bool
 ) -> None:
-    options = {"max_batch_prefill_tokens": max_batch_prefill_tokens, "prefix_caching": prefix_caching}
+    options = {
+        "max_batch_prefill_tokens": max_batch_prefill_tokens,
+        "prefix_caching": prefix_caching,
+        "block_size": 4,
+    }
     with LLM("demo", device="cpu", num_threads=1, **options) as llm:
         _assert_equal(_generate(llm, expected), expected)
         again = _generate(llm, expected)
