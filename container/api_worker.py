@@ -6,6 +6,7 @@ answered 503, and waits for idle keep-alive connections.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -21,6 +22,15 @@ import msgspec
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn.glogging import Logger
+from gunicorn.http.errors import (
+    ExpectationFailed,
+    InvalidResponseHeader,
+    InvalidResponseHeaderName,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+    UnsupportedTransferCoding,
+)
 from gunicorn.workers.ggevent import GeventWorker
 
 from serving import logs
@@ -28,6 +38,17 @@ from serving.config import RUN_CONFIG_FILE, ServerConfig
 
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.1  # a signal handler must not touch the hub, so the loops look at `alive` by themselves
+_MAX_LOGGED_CHARS = 200
+_OUR_FAULT = (InvalidResponseHeader, InvalidResponseHeaderName)
+_MALFORMED = ("400 Bad Request", "malformed_request", "Malformed HTTP request")
+_REFUSALS: dict[type[Exception], tuple[str, str, str]] = {
+    LimitRequestLine: ("414 URI Too Long", "uri_too_long", "The request line is too long"),
+    LimitRequestHeaders: (
+        "431 Request Header Fields Too Large", "headers_too_large", "The request headers are too large or too many"
+    ),
+    ExpectationFailed: ("417 Expectation Failed", "expectation_failed", "Only 100-continue can be expected"),
+    UnsupportedTransferCoding: ("501 Not Implemented", "transfer_coding", "Only the chunked transfer coding is known"),
+}  # fmt: skip
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -63,6 +84,21 @@ class ApiWorker(GeventWorker):  # type: ignore[misc]
             return super().handle_request(listener_name, req, sock, addr)
         finally:
             self._running.discard(request)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        """What never reaches the application is answered in its error shape, not in gunicorn's HTML."""
+        if isinstance(exc, ParseException) and not isinstance(exc, _OUR_FAULT):
+            status, error_type, text = next(
+                (answer for kind, answer in _REFUSALS.items() if isinstance(exc, kind)), _MALFORMED
+            )
+            self.log.warning("malformed request: %s", str(exc)[:_MAX_LOGGED_CHARS])
+        else:
+            status, error_type, text = "500 Internal Server Error", "internal", "Internal error"
+            self.log.exception("a request failed outside the application")
+        body = msgspec.json.encode({"error": text, "error_type": error_type})
+        head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        with contextlib.suppress(OSError):
+            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
     def _serve(self, listener: Any) -> StreamServer:
         listener.setblocking(1)

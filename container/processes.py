@@ -16,7 +16,7 @@ from serving.config import ServerConfig
 API_APPLICATION = "serving.api.wsgi:build"
 ENGINE_MODULE = ("-m", "serving.engine.process")
 _CORES_PER_API_WORKER = 8
-_SPARE_CONNECTIONS = 512  # for /ping, for answers of 429, and for bodies that are slow to arrive
+_SPARE_CONNECTIONS = 4096  # for /ping, for answers of 429, and for bodies that are slow to arrive
 
 
 @dataclass(frozen=True, slots=True)
