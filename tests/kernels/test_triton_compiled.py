@@ -103,6 +103,13 @@ def test_attention_grid(
     _assert_fits(_compile_attention(capability, dtype, head_dim, group, max_query_len))
 
 
+def test_no_variant_is_compiled_while_serving() -> None:
+    """Triton compiles again for an integer that turns 1 or a multiple of 16, unless told not to."""
+    kernel: Any = attention._paged_attention_kernel
+    varying = {"num_rows", "table_stride"}
+    assert varying <= {parameter.name for parameter in kernel.params if parameter.do_not_specialize}
+
+
 @pytest.mark.parametrize("dtype", list(_TYPES), ids=str)
 def test_kv_write(dtype: torch.dtype) -> None:
     constants = {"BLOCK_SIZE": 16, "HEAD_DIM": 128, "NUM_ELEMENTS": 1024, "NUM_ELEMENTS_PADDED": 1024}

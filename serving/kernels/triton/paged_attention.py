@@ -213,7 +213,8 @@ def _attend(
     return maximum, total, accumulator
 
 
-@triton.jit(do_not_specialize=["num_rows"])
+# These two change from step to step: a variant for multiples of 16 would be compiled in the middle of serving.
+@triton.jit(do_not_specialize=["num_rows", "table_stride"])
 def _paged_attention_kernel(
     output, query, key_cache, value_cache, block_tables, seq_lens, query_start,
     scale_log2, softcap, num_rows,
