@@ -21,7 +21,8 @@ class SdpaAttention:
     """Stateless: what a step derives once for all layers of a KV group is kept in `metadata.scratch`.
 
     Decode rows are in groups `i` of similar length: `tokens.i` (absent when the group is the whole batch), `blocks.i`
-    and `mask.i`. Longer rows have `blocks.row.b` and `mask.row.b` where they need them.
+    [rows * blocks] and `mask.i`. Longer rows have `blocks.row.b` and `mask.row.b` where they need them. A batch of one
+    decode row has `blocks`, and `first_block` where these are consecutive and need not be gathered.
     """
 
     name = "sdpa"
@@ -39,6 +40,8 @@ class SdpaAttention:
     ) -> Tensor:
         if cache is not None:
             write_kv(key, value, cache, metadata.slot_mapping)
+            if metadata.query_lens_list == [1]:
+                return _decode_one(query, cache, metadata, scale, window)
             if metadata.max_query_len == 1:
                 return _decode(query, cache, metadata, scale, window)
         output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
@@ -72,21 +75,56 @@ def _decode(
     num_kv_heads = cache.key.shape[2]
     for group in range(len(scratch["groups"])):
         tokens = scratch.get(f"tokens.{group}")
-        blocks, mask = scratch[f"blocks.{group}"], scratch[f"mask.{group}"]
+        mask, blocks = scratch[f"mask.{group}"], scratch[f"blocks.{group}"]
         rows = mask.shape[0]
         context = (rows, -1, num_kv_heads, head_dim)
-        keys = cache.key.index_select(0, blocks).view(context).transpose(1, 2)
-        values = cache.value.index_select(0, blocks).view(context).transpose(1, 2)
+        keys = cache.key.index_select(0, blocks).view(context)
+        values = cache.value.index_select(0, blocks).view(context)
         own = query if tokens is None else query.index_select(0, tokens)
-        grouped = own.reshape(rows, num_kv_heads, num_heads // num_kv_heads, head_dim)
-        attended = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=scale)
-        attended = attended.reshape(rows, num_heads, head_dim)
+        attended = F.scaled_dot_product_attention(
+            own.reshape(rows, num_kv_heads, num_heads // num_kv_heads, head_dim),
+            keys.transpose(1, 2),
+            values.transpose(1, 2),
+            attn_mask=mask,
+            scale=scale,
+        ).reshape(rows, num_heads, head_dim)
         if tokens is None:
             return attended
         if output is None:
             output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
         output.index_copy_(0, tokens, attended)
     return query if output is None else output
+
+
+def _decode_one(
+    query: Tensor, cache: KVLayerCache, metadata: AttentionMetadata, scale: float, window: int | None
+) -> Tensor:
+    """A batch of one row with one query: its context has an exact length, so that nothing is masked."""
+    size, seq_len = metadata.block_size, metadata.seq_lens_list[0]
+    first_key = 0 if window is None else max(0, seq_len - window)
+    first_block, last_block = first_key // size, -(-seq_len // size)
+    scratch = metadata.scratch
+    if "blocks" not in scratch:
+        blocks = metadata.block_tables[0, first_block:last_block].long()
+        scratch["blocks"] = blocks
+        if blocks.device.type == "cpu" and bool((blocks.diff() == 1).all()):
+            scratch["first_block"] = blocks[0]
+    visible = slice(first_key - first_block * size, seq_len - first_block * size)
+    if "first_block" in scratch:
+        start = int(scratch["first_block"])
+        held = slice(start, start + last_block - first_block)
+        keys, values = cache.key[held], cache.value[held]
+    else:
+        keys, values = (side.index_select(0, scratch["blocks"]) for side in (cache.key, cache.value))
+    keys, values = keys.flatten(0, 1)[visible], values.flatten(0, 1)[visible]
+    num_kv_heads = keys.shape[1]
+    attended = F.scaled_dot_product_attention(
+        query.reshape(1, num_kv_heads, -1, query.shape[2]),
+        keys.transpose(0, 1).unsqueeze(0),
+        values.transpose(0, 1).unsqueeze(0),
+        scale=scale,
+    )
+    return attended.view(query.shape)
 
 
 def _plan_decode(metadata: AttentionMetadata, window: int | None, query: Tensor) -> None:

@@ -61,7 +61,7 @@ class Attention:
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, context: ForwardContext) -> Tensor:
         """x [T, H] -> [T, H]."""
         heads = self._heads
-        qkv = self.qkv(x).view(-1, self._num_all, heads.head_dim)
+        qkv = self.qkv(x).contiguous().view(-1, self._num_all, heads.head_dim)
         rotated = qkv[:, : self._num_rotated]
         if self._head_norm is not None:
             rotated = self._head_norm(rotated)

@@ -43,11 +43,11 @@ class RotaryTable:
     def __init__(self, frequencies: Tensor, *, environment: LayerEnvironment) -> None:
         positions = torch.arange(environment.max_positions, dtype=torch.float32)
         angles = torch.outer(positions, frequencies)
-        table = torch.cat((angles.cos(), angles.sin()), dim=-1)
-        self._half = frequencies.shape[0]
+        table = torch.cat((angles.cos(), angles.cos(), angles.sin()), dim=-1)
+        self._head_dim = 2 * frequencies.shape[0]
         self._table = table.to(dtype=environment.dtype, device=environment.device)
 
     def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """positions [T] int64 -> cos, sin, each [T, 1, D/2]."""
+        """positions [T] int64 -> cos [T, 1, D] (both halves alike), sin [T, 1, D/2]."""
         rows = self._table.index_select(0, positions).unsqueeze(1)
-        return rows[..., : self._half], rows[..., self._half :]
+        return rows[..., : self._head_dim], rows[..., self._head_dim :]

@@ -33,9 +33,9 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Ten
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs (i, i + D/2). x [T, H, D]; cos, sin [T, 1, D/2] -> [T, H, D], contiguous."""
+    """Rotate pairs (i, i + D/2). x [T, H, D]; cos [T, 1, D] (both halves alike), sin [T, 1, D/2] -> [T, H, D]."""
     half = x.shape[-1] // 2
-    first, second = x[..., :half], x[..., half:]
+    first, second, cos = x[..., :half], x[..., half:], cos[..., :half]
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 

@@ -188,6 +188,6 @@ def test_rotary_frequencies() -> None:
 def test_rotary_table_rows_are_positions() -> None:
     frequencies = default_frequencies(8, 100.0)
     cos, sin = RotaryTable(frequencies, environment=environment())(torch.tensor([5, 0]))
-    assert cos.shape == sin.shape == (2, 1, 4)
-    assert torch.equal(cos[0, 0], (5 * frequencies).cos())
+    assert cos.shape == (2, 1, 8) and sin.shape == (2, 1, 4)
+    assert torch.equal(cos[0, 0], (5 * frequencies).cos().repeat(2))
     assert sin[1].abs().max() == 0
