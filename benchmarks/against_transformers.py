@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 from benchmarks.load import run_streams
 from benchmarks.model_fixture import SHAPES, words, write_model
 from local_mode.server_process import ServerProcess
+from serving.version import VERSION
 
 _RESULTS = Path(__file__).parent / "results"
 
@@ -152,11 +153,12 @@ def _record(options: argparse.Namespace, rows: list[dict[str, object]]) -> dict[
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit.stdout.strip(),
         "machine": {
-            "cpu": cpu[0].partition(":")[2].strip() if cpu else platform.processor(),
+            "cpu": cpu,
             "cores": os.cpu_count(),
             "python": platform.python_version(),
         },
-        "versions": {name: version(name) for name in ("torch", "transformers", "textgen-endpoint")},
+        "versions": {name: version(name) for name in ("torch", "transformers")}
+        | {"textgen-endpoint": VERSION},
         "workload": {**vars(options), "shape": SHAPES[options.model], "dtype": "float32"},
         "load_average_1m": os.getloadavg()[0],
         "rows": rows,

@@ -20,6 +20,20 @@ def _sdpa(deterministic: bool) -> AttentionBackend:
     return SdpaAttention()
 
 
+def _native(deterministic: bool) -> AttentionBackend:
+    from serving.kernels.cpu.native import library
+
+    loaded = None if deterministic else library.load()
+    if loaded is None:
+        return _sdpa(deterministic)
+    from serving.attention.native import NativeCachePath
+    from serving.attention.sdpa import SdpaAttention
+    from serving.kernels.cpu.native.operations import NativeKernels
+
+    path = NativeCachePath(NativeKernels(loaded))
+    return SdpaAttention(path.write, path.decode)
+
+
 def _triton(deterministic: bool) -> AttentionBackend:
     from serving.attention.triton import TritonAttention
 
@@ -33,6 +47,7 @@ def _flash_attn(deterministic: bool) -> AttentionBackend:
 
 
 _CREATORS: dict[str, Callable[[bool], AttentionBackend]] = {
+    "native": _native,
     "sdpa": _sdpa,
     "triton": _triton,
     "flash_attn": _flash_attn,

@@ -50,4 +50,22 @@ def select_kernels(device: torch.device, *, deterministic: bool) -> Kernels:
     """With `deterministic`, the bits of a row never depend on the other rows of the batch."""
     if deterministic:
         return _TILED
-    return _CPU if device.type == "cpu" else REFERENCE
+    return _cpu_kernels() if device.type == "cpu" else REFERENCE
+
+
+def _cpu_kernels() -> Kernels:
+    """Compiled ones where this machine can compile them."""
+    from serving.kernels.cpu.native import library
+    from serving.kernels.cpu.native.operations import NativeKernels
+
+    loaded = library.load()
+    if loaded is None:
+        return _CPU
+    native = NativeKernels(loaded)
+    return Kernels(
+        linear=native.linear,
+        rms_norm=native.rms_norm,
+        add_rms_norm=native.add_rms_norm,
+        rotary=native.rotary,
+        silu_mul=native.silu_mul,
+    )

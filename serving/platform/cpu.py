@@ -54,7 +54,7 @@ class CpuDevice:
     name: Literal["cpu", "cuda"] = "cpu"
     torch_device = torch.device("cpu")
     default_dtype = torch.float32
-    default_attention_backend = "sdpa"
+    default_attention_backend = "native"
     distributed_backend: Literal["gloo", "nccl"] = "gloo"
 
     @property

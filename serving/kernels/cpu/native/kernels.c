@@ -1,0 +1,286 @@
+/* float32 kernels for few rows: matrix products that read each weight once, and decode attention that reads the paged
+ * cache where it lies. Compiled on the machine that runs them (see library.py), for its own instruction set, with the
+ * vector extensions of GCC and Clang. Threads are those of the OpenMP runtime that torch has loaded. */
+
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef float vec __attribute__((vector_size(32)));
+typedef int ivec __attribute__((vector_size(32)));
+typedef float loose_vec __attribute__((vector_size(32), aligned(4), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+#define LANES 8
+#define MAX_GROUP 16  /* query heads that share a KV head */
+#define MAX_HEAD 256  /* floats of a head */
+#define CHUNK 32      /* keys whose scores are held at once */
+
+INLINE vec load(const float *p) { return *(const loose_vec *)p; }
+INLINE void store(float *p, vec v) { *(loose_vec *)p = v; }
+INLINE vec splat(float x) { return (vec){x, x, x, x, x, x, x, x}; }
+
+INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
+
+INLINE float sum(vec v) {
+    v += __builtin_shuffle(v, (ivec){4, 5, 6, 7, 0, 1, 2, 3});
+    v += __builtin_shuffle(v, (ivec){2, 3, 0, 1, 6, 7, 4, 5});
+    return v[0] + v[1];
+}
+
+/* ---------------------------------------------------------------- y[M, N] = x[M, K] w[N, K]^T + bias */
+
+INLINE void product_tile(const float *x, const float *w, const float *bias, float *y, long K, long N, int rows, int cols) {
+    vec acc[4][4];
+    for (int m = 0; m < rows; m++)
+        for (int n = 0; n < cols; n++) acc[m][n] = splat(0.0f);
+    long k = 0;
+    for (; k + LANES <= K; k += LANES) {
+        vec weights[4];
+        for (int n = 0; n < cols; n++) weights[n] = load(w + n * K + k);
+        for (int m = 0; m < rows; m++) {
+            vec values = load(x + m * K + k);
+            for (int n = 0; n < cols; n++) acc[m][n] += values * weights[n];
+        }
+    }
+    for (int m = 0; m < rows; m++)
+        for (int n = 0; n < cols; n++) {
+            float total = sum(acc[m][n]);
+            for (long rest = k; rest < K; rest++) total += x[m * K + rest] * w[n * K + rest];
+            y[m * N + n] = bias ? total + bias[n] : total;
+        }
+}
+
+INLINE void product_columns(const float *x, const float *w, const float *bias, float *y, long M, long K, long N, int cols) {
+    if (M == 3) product_tile(x, w, bias, y, K, N, 3, cols);
+    else if (M == 2) product_tile(x, w, bias, y, K, N, 2, cols);
+    else product_tile(x, w, bias, y, K, N, 1, cols);
+}
+
+/* Up to three rows: dot products, four rows of w at a time. */
+static void few_rows(const float *x, const float *w, const float *bias, float *y, long M, long N, long K, int threads) {
+    long blocks = N / 4;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (long b = 0; b < blocks; b++)
+        product_columns(x, w + 4 * b * K, bias ? bias + 4 * b : NULL, y + 4 * b, M, K, N, 4);
+    for (long n = 4 * blocks; n < N; n++) product_columns(x, w + n * K, bias ? bias + n : NULL, y + n, M, K, N, 1);
+}
+
+/* A panel of `width` vectors of rows of x, transposed to [K, width * LANES], times `cols` rows of w. No sum crosses lanes. */
+INLINE void panel_tile(const float *panel, const float *w, const float *bias, float *y, long K, long N, long rows, int width,
+                       int cols) {
+    vec acc[12][2];
+    for (int n = 0; n < cols; n++)
+        for (int v = 0; v < width; v++) acc[n][v] = splat(bias ? bias[n] : 0.0f);
+    for (long k = 0; k < K; k++) {
+        vec values[2];
+        for (int v = 0; v < width; v++) values[v] = load(panel + (k * width + v) * LANES);
+        for (int n = 0; n < cols; n++) {
+            vec weight = splat(w[n * K + k]);
+            for (int v = 0; v < width; v++) acc[n][v] += values[v] * weight;
+        }
+    }
+    float tile[12][2 * LANES];
+    for (int n = 0; n < cols; n++)
+        for (int v = 0; v < width; v++) store(&tile[n][v * LANES], acc[n][v]);
+    for (long m = 0; m < rows; m++)
+        for (int n = 0; n < cols; n++) y[m * N + n] = tile[n][m];
+}
+
+INLINE void panel_columns(const float *panel, const float *w, const float *bias, float *y, long M, long K, long N, int cols) {
+    long m = 0;
+    for (; M - m > LANES; m += 2 * LANES)
+        panel_tile(panel + m * K, w, bias, y + m * N, K, N, M - m < 2 * LANES ? M - m : 2 * LANES, 2, cols);
+    if (m < M) panel_tile(panel + m * K, w, bias, y + m * N, K, N, M - m, 1, cols);
+}
+
+/* More rows: sums over k of outer products, six rows of w by sixteen rows of x in registers. */
+static int many_rows(const float *x, const float *w, const float *bias, float *y, long M, long N, long K, int threads) {
+    long padded = (M + LANES - 1) / LANES * LANES, blocks = N / 6;
+    float *panels = aligned_alloc(64, (size_t)(padded * K * (long)sizeof(float) + 63) / 64 * 64);
+    if (!panels) return 0;
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+        for (long p = 0; p < padded / LANES; p++) {
+            /* Pairs of vectors form one panel, as panel_columns takes them. */
+            long first = p / 2 * 2, width = first + 1 < padded / LANES ? 2 : 1;
+            float *panel = panels + first * LANES * K + (p - first) * LANES;
+            for (long k = 0; k < K; k++)
+                for (long lane = 0; lane < LANES; lane++) {
+                    long m = p * LANES + lane;
+                    panel[k * width * LANES + lane] = m < M ? x[m * K + k] : 0.0f;
+                }
+        }
+#pragma omp for schedule(static)
+        for (long b = 0; b < blocks; b++)
+            panel_columns(panels, w + 6 * b * K, bias ? bias + 6 * b : NULL, y + 6 * b, M, K, N, 6);
+#pragma omp single
+        for (long n = 6 * blocks; n < N; n++)
+            panel_columns(panels, w + n * K, bias ? bias + n : NULL, y + n, M, K, N, 1);
+    }
+    free(panels);
+    return 1;
+}
+
+void linear_f32(const float *x, const float *w, const float *bias, float *y, long M, long N, long K, int threads) {
+    if (M > 3 && many_rows(x, w, bias, y, M, N, K, threads)) return;
+    for (long m = 0; m < M; m += 3)
+        few_rows(x + m * K, w, bias, y + m * N, M - m < 3 ? M - m : 3, N, K, threads);
+}
+
+/* ---------------------------------------------------------------- paged cache */
+
+/* Rows [T, H, D] with `stride` floats between tokens, into slots of a cache [slots, H, D]. */
+static void write_side(const float *from, long stride, float *cache, const long *slots, long T, long width) {
+    for (long t = 0; t < T; t++) memcpy(cache + slots[t] * width, from + t * stride, width * sizeof(float));
+}
+
+void write_kv_f32(const float *key, long key_stride, const float *value, long value_stride, float *key_cache,
+                  float *value_cache, const long *slots, long T, long width) {
+    write_side(key, key_stride, key_cache, slots, T, width);
+    write_side(value, value_stride, value_cache, slots, T, width);
+}
+
+/* exp for x <= 0: 2^n times a degree-6 polynomial in the rest; relative error below 2e-7 (Cephes expf's reduction). */
+INLINE vec exp_negative(vec x) {
+    x = choose(x < splat(-87.0f), splat(-87.0f), x);
+    vec scaled = x * splat(1.44269504088896341f);
+    ivec n = __builtin_convertvector(scaled - splat(0.5f), ivec);
+    vec whole = __builtin_convertvector(n, vec);
+    vec r = x - whole * splat(0.693359375f) - whole * splat(-2.12194440e-4f);
+    vec p = splat(1.9875691500e-4f);
+    p = p * r + splat(1.3981999507e-3f);
+    p = p * r + splat(8.3334519073e-3f);
+    p = p * r + splat(4.1665795894e-2f);
+    p = p * r + splat(1.6666665459e-1f);
+    p = p * r + splat(5.0000001201e-1f);
+    p = p * r * r + r + splat(1.0f);
+    return p * (vec)((n + 127) << 23);
+}
+
+/* All query heads of one row that share KV head `h`: online softmax over chunks of keys, float32 throughout. */
+static void attend(const float *query, const float *key_cache, const float *value_cache, const int *table, long first,
+                   long end, long h, long group, long heads, long D, long block_size, float scale, float *out) {
+    float best[MAX_GROUP], total[MAX_GROUP], scores[MAX_GROUP][CHUNK];
+    vec acc[MAX_GROUP][MAX_HEAD / LANES];
+    const float *rows[CHUNK];
+    long vectors = D / LANES;
+    for (long g = 0; g < group; g++) {
+        best[g] = -INFINITY;
+        total[g] = 0.0f;
+        for (long d = 0; d < vectors; d++) acc[g][d] = splat(0.0f);
+    }
+    for (long start = first; start < end; start += CHUNK) {
+        long count = end - start < CHUNK ? end - start : CHUNK;
+        for (long t = 0; t < count; t++) {
+            long position = start + t;
+            long slot = (long)table[position / block_size] * block_size + position % block_size;
+            const float *key = key_cache + (slot * heads + h) * D;
+            rows[t] = value_cache + (slot * heads + h) * D;
+            for (long g = 0; g < group; g++) {
+                vec dot = splat(0.0f);
+                for (long d = 0; d < D; d += LANES) dot += load(query + g * D + d) * load(key + d);
+                scores[g][t] = sum(dot) * scale;
+            }
+        }
+        for (long g = 0; g < group; g++) {
+            float highest = best[g];
+            for (long t = 0; t < count; t++) highest = scores[g][t] > highest ? scores[g][t] : highest;
+            for (long t = count; t < CHUNK; t++) scores[g][t] = -INFINITY;
+            if (highest > best[g]) {
+                float rescale = expf(best[g] - highest);
+                total[g] *= rescale;
+                for (long d = 0; d < vectors; d++) acc[g][d] *= splat(rescale);
+                best[g] = highest;
+            }
+            vec sums = splat(0.0f);
+            for (long t = 0; t < CHUNK; t += LANES) {
+                vec weights = exp_negative(load(&scores[g][t]) - splat(highest));
+                store(&scores[g][t], weights);
+            }
+            for (long t = count; t < CHUNK; t++) scores[g][t] = 0.0f;
+            for (long t = 0; t < CHUNK; t += LANES) sums += load(&scores[g][t]);
+            total[g] += sum(sums);
+        }
+        for (long t = 0; t < count; t++)
+            for (long g = 0; g < group; g++) {
+                vec weight = splat(scores[g][t]);
+                for (long d = 0; d < vectors; d++) acc[g][d] += weight * load(rows[t] + d * LANES);
+            }
+    }
+    for (long g = 0; g < group; g++)
+        for (long d = 0; d < vectors; d++) store(out + g * D + d * LANES, acc[g][d] / splat(total[g]));
+}
+
+/* One query per listed row. query: token t at query + t * query_stride, [Hq, D]; cache sides [slots, Hkv, D]; out [T, Hq, D].
+ * rows[i] indexes tables and seq_lens, tokens[i] query and out. Needs Hq / Hkv <= 16, D <= 256 and a multiple of 8. */
+void decode_f32(const float *query, long query_stride, const float *key_cache, const float *value_cache,
+                const int *tables, long table_width, const int *seq_lens, const long *rows, const long *tokens,
+                long num_rows, long num_heads, long num_kv_heads, long D, long block_size, float scale, long window,
+                float *out, int threads) {
+    long group = num_heads / num_kv_heads;
+#pragma omp parallel for collapse(2) schedule(dynamic, 1) num_threads(threads)
+    for (long i = 0; i < num_rows; i++)
+        for (long h = 0; h < num_kv_heads; h++) {
+            long end = seq_lens[rows[i]];
+            long first = window > 0 && end > window ? end - window : 0;
+            attend(query + tokens[i] * query_stride + h * group * D, key_cache, value_cache, tables + rows[i] * table_width,
+                   first, end, h, group, num_kv_heads, D, block_size, scale, out + (tokens[i] * num_heads + h * group) * D);
+        }
+}
+
+/* ---------------------------------------------------------------- pointwise, [T, N] rows */
+
+/* residual += x when x is given; y = residual / rms(residual) * weight. */
+void rms_norm_f32(const float *x, float *residual, const float *weight, float *y, long T, long N, float eps, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (T * N > 65536)
+    for (long t = 0; t < T; t++) {
+        float *row = residual + t * N;
+        float squares = 0.0f;
+        if (x)
+            for (long i = 0; i < N; i++) row[i] += x[t * N + i];
+        vec partial = splat(0.0f);
+        long i = 0;
+        for (; i + LANES <= N; i += LANES) partial += load(row + i) * load(row + i);
+        for (; i < N; i++) squares += row[i] * row[i];
+        float scale = 1.0f / sqrtf((sum(partial) + squares) / (float)N + eps);
+        for (i = 0; i < N; i++) y[t * N + i] = row[i] * scale * weight[i];
+    }
+}
+
+/* Pairs (i, i + D/2) of every head of x [T, heads, D], `stride` floats between tokens; table row t: cos at
+ * cosines + t * table_stride, sin at sines + t * table_stride, D/2 of each. */
+void rotary_f32(const float *x, long stride, const float *cosines, const float *sines, long table_stride, float *y, long T,
+                long heads, long D, int threads) {
+    long half = D / 2;
+#pragma omp parallel for schedule(static) num_threads(threads) if (T * heads * D > 65536)
+    for (long t = 0; t < T; t++)
+        for (long h = 0; h < heads; h++) {
+            const float *from = x + t * stride + h * D, *c = cosines + t * table_stride, *s = sines + t * table_stride;
+            float *to = y + (t * heads + h) * D;
+            for (long i = 0; i < half; i++) {
+                to[i] = from[i] * c[i] - from[i + half] * s[i];
+                to[i + half] = from[i + half] * c[i] + from[i] * s[i];
+            }
+        }
+}
+
+/* y[T, I] = silu(gate) * up of x [T, 2 I]. */
+void silu_mul_f32(const float *x, float *y, long T, long I, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (T * I > 32768)
+    for (long t = 0; t < T; t++) {
+        const float *gate = x + 2 * t * I, *up = gate + I;
+        float *to = y + t * I;
+        long i = 0;
+        for (; i + LANES <= I; i += LANES) {
+            vec g = load(gate + i);
+            ivec negative = g < splat(0.0f);
+            vec small = exp_negative(choose(negative, g, -g)); /* exp(-|g|) never overflows */
+            vec upper = splat(1.0f) / (splat(1.0f) + small);
+            store(to + i, g * choose(negative, small * upper, upper) * load(up + i));
+        }
+        for (; i < I; i++) to[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+    }
+}

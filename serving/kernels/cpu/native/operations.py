@@ -1,0 +1,110 @@
+"""The compiled kernels with the signatures of their twins. Whatever they do not cover goes to `serving.kernels.cpu`."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from serving.kernels import cpu
+
+_MAX_ROWS = 128
+"""Above, the library's blocked product is as fast: docs/performance.md, "CPU linear"."""
+_MAX_GROUP, _MAX_HEAD, _LANES = 16, 256, 8
+
+
+class NativeKernels:
+    """Operations on one loaded library. All take and give float32 on the CPU."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        rows, size = x.shape
+        if rows > _MAX_ROWS or x.dtype is not torch.float32 or not weight.is_contiguous():
+            return cpu.linear(x, weight, bias)
+        x = x.contiguous()
+        output = torch.empty((rows, weight.shape[0]))
+        self._library.linear_f32(
+            x.data_ptr(), weight.data_ptr(), None if bias is None else bias.data_ptr(), output.data_ptr(),
+            rows, weight.shape[0], size, torch.get_num_threads(),
+        )  # fmt: skip
+        return output
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        if x.dim() != 2 or x.dtype is not torch.float32:
+            return cpu.rms_norm(x, weight, eps)
+        return self._norm(None, x.contiguous(), weight, eps)
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
+        if x.dim() != 2 or x.dtype is not torch.float32 or not residual.is_contiguous():
+            return cpu.add_rms_norm(x, residual, weight, eps)
+        return self._norm(x.contiguous(), residual, weight, eps)
+
+    def _norm(self, x: Tensor | None, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
+        output = torch.empty_like(residual)
+        self._library.rms_norm_f32(
+            None if x is None else x.data_ptr(), residual.data_ptr(), weight.data_ptr(), output.data_ptr(),
+            residual.shape[0], residual.shape[1], eps, torch.get_num_threads(),
+        )  # fmt: skip
+        return output
+
+    def rotary(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        if x.dtype is not torch.float32 or not _heads_adjoin(x) or cos.stride(0) != sin.stride(0):
+            return cpu.rotary(x, cos, sin)
+        output = torch.empty(x.shape)
+        self._library.rotary_f32(
+            x.data_ptr(), x.stride(0), cos.data_ptr(), sin.data_ptr(), cos.stride(0), output.data_ptr(),
+            x.shape[0], x.shape[1], x.shape[2], torch.get_num_threads(),
+        )  # fmt: skip
+        return output
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        if gate_up.dtype is not torch.float32:
+            return cpu.silu_mul(gate_up)
+        gate_up = gate_up.contiguous()
+        rows, half = gate_up.shape[0], gate_up.shape[1] // 2
+        output = torch.empty((rows, half))
+        self._library.silu_mul_f32(gate_up.data_ptr(), output.data_ptr(), rows, half, torch.get_num_threads())
+        return output
+
+    def covers_cache(self, query: Tensor, key_cache: Tensor) -> bool:
+        """Can `write_kv` and `decode` work on this cache [blocks, block_size, Hkv, D] with these queries [T, Hq, D]?"""
+        group, head_dim = query.shape[1] // key_cache.shape[2], query.shape[2]
+        fits = group <= _MAX_GROUP and head_dim <= _MAX_HEAD and head_dim % _LANES == 0
+        return fits and query.dtype is torch.float32 and key_cache.dtype is torch.float32
+
+    def write_kv(
+        self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor
+    ) -> None:
+        """key, value [T, Hkv, D] into slots [T] int64 of the two sides of a cache."""
+        key, value = _with_adjoining_heads(key), _with_adjoining_heads(value)
+        self._library.write_kv_f32(
+            key.data_ptr(), key.stride(0), value.data_ptr(), value.stride(0), key_cache.data_ptr(),
+            value_cache.data_ptr(), slots.data_ptr(), key.shape[0], key.shape[1] * key.shape[2],
+        )  # fmt: skip
+
+    def decode(
+        self, query: Tensor, key_cache: Tensor, value_cache: Tensor, *, tables: Tensor, seq_lens: Tensor,
+        rows: Tensor, tokens: Tensor, scale: float, window: int | None, output: Tensor,
+    ) -> None:  # fmt: skip
+        """Attention of the single queries `tokens` [R] of query [T, Hq, D], which are those of `rows` [R] of tables
+        [B, W] int32 and seq_lens [B] int32, over a paged cache, into their places of output [T, Hq, D]."""
+        query = _with_adjoining_heads(query)
+        num_heads, head_dim = query.shape[1:]
+        self._library.decode_f32(
+            query.data_ptr(), query.stride(0), key_cache.data_ptr(), value_cache.data_ptr(), tables.data_ptr(),
+            tables.stride(0), seq_lens.data_ptr(), rows.data_ptr(), tokens.data_ptr(), rows.shape[0], num_heads,
+            key_cache.shape[2], head_dim, key_cache.shape[1], scale, window or 0, output.data_ptr(),
+            torch.get_num_threads(),
+        )  # fmt: skip
+
+
+def _heads_adjoin(x: Tensor) -> bool:
+    """[T, H, D] whose heads follow each other within a token."""
+    return x.stride(2) == 1 and x.stride(1) == x.shape[2]
+
+
+def _with_adjoining_heads(x: Tensor) -> Tensor:
+    return x if _heads_adjoin(x) else x.contiguous()
