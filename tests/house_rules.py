@@ -105,7 +105,7 @@ def _dotted(node: ast.expr | None) -> str:
     return ""
 
 
-def _imports(root: ast.AST, *, in_functions: bool = True) -> Findings:
+def imports(root: ast.AST, *, in_functions: bool = True) -> Findings:
     """(line, absolute module name) of each import below `root`, but not of those for type checkers only."""
     for node in ast.iter_child_nodes(root):
         if isinstance(node, ast.If) and _dotted(node.test).endswith("TYPE_CHECKING"):
@@ -117,7 +117,7 @@ def _imports(root: ast.AST, *, in_functions: bool = True) -> Findings:
         elif isinstance(node, ast.ImportFrom):
             yield node.lineno, node.module or ""
         else:
-            yield from _imports(node, in_functions=in_functions)
+            yield from imports(node, in_functions=in_functions)
 
 
 def _file_cap(name: str) -> int:
@@ -140,7 +140,7 @@ def oversized(file: File) -> Iterator[tuple[str, str]]:
 
 
 def code_from_data(file: File) -> Findings:
-    for line, module in _imports(file.tree):
+    for line, module in imports(file.tree):
         if module.split(".")[0] in FORBIDDEN_MODULES:
             yield line, f"imports {module}"
     for node in ast.walk(file.tree):
@@ -149,7 +149,7 @@ def code_from_data(file: File) -> Findings:
 
 
 def transformers(file: File) -> Findings:
-    for line, module in _imports(file.tree):
+    for line, module in imports(file.tree):
         if module.split(".")[0] == "transformers" and not TRANSFORMERS_ALLOWED.fullmatch(file.name):
             yield line, "imports transformers"
 
@@ -206,7 +206,7 @@ def forks(file: File) -> Findings:
 
 def eager_vendors(file: File) -> Findings:
     """Vendor packages are imported inside functions; Triton also at the top of files that hold kernels."""
-    for line, module in _imports(file.tree, in_functions=False):
+    for line, module in imports(file.tree, in_functions=False):
         top = module.split(".")[0]
         if top in VENDORS and not (top == "triton" and file.name.startswith("serving/kernels/triton/")):
             yield line, f"imports {module} as soon as it is imported itself"

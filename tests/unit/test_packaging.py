@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from serving.version import VERSION
+from tests import house_rules
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILES = {"Dockerfile": "cuda", "Dockerfile.cpu": "cpu"}
@@ -148,6 +150,48 @@ def test_each_dependency_has_its_reason() -> None:
     extras = {(row[0], row[1]) for row in rows if len(row) == 3}
     ignored = {("", "Package"), ("", "---"), ("Extra", "Package"), ("---", "---")}
     assert (runtime | extras) - ignored == asked
+
+
+# Imported, and part of another package's promise: top-level module -> the dependency that brings it.
+BROUGHT_BY = {"botocore": "boto3", "gevent": "gunicorn", "tqdm": "huggingface-hub", "werkzeug": "flask"}
+# Imported inside functions, when they are there.
+OPTIONAL = {"flash_attn", "transformers", "triton"}
+
+
+def _third_party(*folders: str) -> dict[str, str]:
+    """Top-level modules of others that files in `folders` import -> one place where."""
+    ours = {*sys.stdlib_module_names, *house_rules.EVERYTHING}
+    found = {}
+    for file in house_rules.python_files(*folders):
+        for line, module in house_rules.imports(file.tree):
+            top = module.split(".")[0]
+            if top and top not in ours:
+                found[top] = f"{file.name}:{line}"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("folders", "extras"), [(house_rules.PRODUCT, ()), (("benchmarks", "scripts", "tests"), ("dev",))]
+)
+def test_what_is_imported_is_declared(folders: tuple[str, ...], extras: tuple[str, ...]) -> None:
+    project = _pyproject()["project"]
+    asked = [
+        *project["dependencies"],
+        *(line for e in extras for line in project["optional-dependencies"][e]),
+    ]
+    declared = {_name(line) for line in asked}
+    distributions = metadata.packages_distributions()
+    missing = {}
+    for module, place in _third_party(*folders).items():
+        names = {_name(name).replace("_", "-") for name in distributions.get(module, [module])}
+        if not (names & declared or BROUGHT_BY.get(module) in declared or module in OPTIONAL):
+            missing[module] = place
+    assert missing == {}
+
+
+@pytest.mark.parametrize(("module", "dependency"), BROUGHT_BY.items())
+def test_what_is_brought_along_still_is(module: str, dependency: str) -> None:
+    assert module in {_name(line) for line in metadata.requires(dependency) or []}
 
 
 def test_license_covers_the_demo_model() -> None:
