@@ -94,6 +94,12 @@ def test_image_names_its_device(name: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
+def test_image_holds_the_compiler_that_kernels_need(name: str) -> None:
+    (packages,) = [rest for kind, rest in _final_stage(name) if kind == "RUN" and "apt-get install" in rest]
+    assert {"gcc", "libc6-dev"} <= set(packages.split())
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
 def test_image_copies_the_packages_of_the_distribution(name: str) -> None:
     packages = {
         pattern.rstrip("*") for pattern in _pyproject()["tool"]["setuptools"]["packages"]["find"]["include"]
