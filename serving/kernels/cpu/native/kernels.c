@@ -13,7 +13,7 @@ typedef float loose_vec __attribute__((vector_size(32), aligned(4), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
 #define LANES 8
-#define MAX_GROUP 16  /* query heads that share a KV head */
+#define MAX_HEADS 128 /* query heads of a rank */
 #define MAX_HEAD 256  /* floats of a head */
 #define CHUNK 32      /* keys whose scores are held at once */
 
@@ -160,75 +160,106 @@ INLINE vec exp_negative(vec x) {
     return p * (vec)((n + 127) << 23);
 }
 
-/* All query heads of one row that share KV head `h`: online softmax over chunks of keys, float32 throughout. */
+/* acc[vectors] += sum over t of weights[t] * rows[t][vectors]; the sums stay in registers. */
+INLINE void add_weighted(vec *acc, const float *weights, const float *const *rows, long offset, long count, int vectors) {
+    vec sums[8];
+    for (int d = 0; d < vectors; d++) sums[d] = acc[d];
+    for (long t = 0; t < count; t++) {
+        vec weight = splat(weights[t]);
+        for (int d = 0; d < vectors; d++) sums[d] += weight * load(rows[t] + offset + d * LANES);
+    }
+    for (int d = 0; d < vectors; d++) acc[d] = sums[d];
+}
+
+struct head_state {
+    float best, total;
+    vec acc[MAX_HEAD / LANES];
+};
+
+/* One query head over `count` keys: scores, softmax weights against the running maximum, weighted values. */
+static void attend_chunk(struct head_state *state, const float *query, const float *const *keys, const float *const *values,
+                         long count, long D, float scale) {
+    float scores[CHUNK] __attribute__((aligned(32)));
+    float highest = state->best;
+    for (long t = 0; t < count; t++) {
+        vec even = splat(0.0f), odd = splat(0.0f);
+        long d = 0;
+        for (; d + 2 * LANES <= D; d += 2 * LANES) {
+            even += load(query + d) * load(keys[t] + d);
+            odd += load(query + d + LANES) * load(keys[t] + d + LANES);
+        }
+        if (d < D) even += load(query + d) * load(keys[t] + d);
+        scores[t] = sum(even + odd) * scale;
+        highest = scores[t] > highest ? scores[t] : highest;
+    }
+    if (highest > state->best) {
+        float rescale = expf(state->best - highest);
+        state->total *= rescale;
+        for (long d = 0; d < D / LANES; d++) state->acc[d] *= splat(rescale);
+        state->best = highest;
+    }
+    for (long t = count; t < CHUNK; t++) scores[t] = -INFINITY;
+    for (long t = 0; t < CHUNK; t += LANES) store(scores + t, exp_negative(load(scores + t) - splat(highest)));
+    for (long t = count; t < CHUNK; t++) scores[t] = 0.0f;
+    vec total = splat(0.0f);
+    for (long t = 0; t < CHUNK; t += LANES) total += load(scores + t);
+    state->total += sum(total);
+    long left = D / LANES, done = 0;
+    for (; left >= 8; left -= 8, done += 8) add_weighted(state->acc + done, scores, values, done * LANES, count, 8);
+    for (; left >= 4; left -= 4, done += 4) add_weighted(state->acc + done, scores, values, done * LANES, count, 4);
+    for (; left > 0; left--, done++) add_weighted(state->acc + done, scores, values, done * LANES, count, 1);
+}
+
+/* Query heads of one row that belong to KV heads first_head ... end_head: online softmax over chunks of keys. Heads are the
+ * inner loop, because the keys of all heads of a token lie together. `states` has room for the query heads. */
 static void attend(const float *query, const float *key_cache, const float *value_cache, const int *table, long first,
-                   long end, long h, long group, long heads, long D, long block_size, float scale, float *out) {
-    float best[MAX_GROUP], total[MAX_GROUP], scores[MAX_GROUP][CHUNK];
-    vec acc[MAX_GROUP][MAX_HEAD / LANES];
-    const float *rows[CHUNK];
-    long vectors = D / LANES;
-    for (long g = 0; g < group; g++) {
-        best[g] = -INFINITY;
-        total[g] = 0.0f;
-        for (long d = 0; d < vectors; d++) acc[g][d] = splat(0.0f);
+                   long end, long first_head, long end_head, long group, long heads, long D, long block_size, float scale,
+                   struct head_state *states, float *out) {
+    const float *keys[CHUNK], *values[CHUNK];
+    for (long q = first_head * group; q < end_head * group; q++) {
+        states[q].best = -INFINITY;
+        states[q].total = 0.0f;
+        for (long d = 0; d < D / LANES; d++) states[q].acc[d] = splat(0.0f);
     }
     for (long start = first; start < end; start += CHUNK) {
         long count = end - start < CHUNK ? end - start : CHUNK;
-        for (long t = 0; t < count; t++) {
-            long position = start + t;
-            long slot = (long)table[position / block_size] * block_size + position % block_size;
-            const float *key = key_cache + (slot * heads + h) * D;
-            rows[t] = value_cache + (slot * heads + h) * D;
-            for (long g = 0; g < group; g++) {
-                vec dot = splat(0.0f);
-                for (long d = 0; d < D; d += LANES) dot += load(query + g * D + d) * load(key + d);
-                scores[g][t] = sum(dot) * scale;
+        for (long h = first_head; h < end_head; h++) {
+            for (long t = 0; t < count; t++) {
+                long position = start + t;
+                long slot = (long)table[position / block_size] * block_size + position % block_size;
+                keys[t] = key_cache + (slot * heads + h) * D;
+                values[t] = value_cache + (slot * heads + h) * D;
             }
+            for (long g = 0; g < group; g++)
+                attend_chunk(&states[h * group + g], query + (h * group + g) * D, keys, values, count, D, scale);
         }
-        for (long g = 0; g < group; g++) {
-            float highest = best[g];
-            for (long t = 0; t < count; t++) highest = scores[g][t] > highest ? scores[g][t] : highest;
-            for (long t = count; t < CHUNK; t++) scores[g][t] = -INFINITY;
-            if (highest > best[g]) {
-                float rescale = expf(best[g] - highest);
-                total[g] *= rescale;
-                for (long d = 0; d < vectors; d++) acc[g][d] *= splat(rescale);
-                best[g] = highest;
-            }
-            vec sums = splat(0.0f);
-            for (long t = 0; t < CHUNK; t += LANES) {
-                vec weights = exp_negative(load(&scores[g][t]) - splat(highest));
-                store(&scores[g][t], weights);
-            }
-            for (long t = count; t < CHUNK; t++) scores[g][t] = 0.0f;
-            for (long t = 0; t < CHUNK; t += LANES) sums += load(&scores[g][t]);
-            total[g] += sum(sums);
-        }
-        for (long t = 0; t < count; t++)
-            for (long g = 0; g < group; g++) {
-                vec weight = splat(scores[g][t]);
-                for (long d = 0; d < vectors; d++) acc[g][d] += weight * load(rows[t] + d * LANES);
-            }
     }
-    for (long g = 0; g < group; g++)
-        for (long d = 0; d < vectors; d++) store(out + g * D + d * LANES, acc[g][d] / splat(total[g]));
+    for (long q = first_head * group; q < end_head * group; q++)
+        for (long d = 0; d < D / LANES; d++) store(out + q * D + d * LANES, states[q].acc[d] / splat(states[q].total));
 }
 
 /* One query per listed row. query: token t at query + t * query_stride, [Hq, D]; cache sides [slots, Hkv, D]; out [T, Hq, D].
- * rows[i] indexes tables and seq_lens, tokens[i] query and out. Needs Hq / Hkv <= 16, D <= 256 and a multiple of 8. */
+ * rows[i] indexes tables and seq_lens, tokens[i] query and out. Needs Hq <= MAX_HEADS, D <= MAX_HEAD and a multiple of 8. */
 void decode_f32(const float *query, long query_stride, const float *key_cache, const float *value_cache,
                 const int *tables, long table_width, const int *seq_lens, const long *rows, const long *tokens,
                 long num_rows, long num_heads, long num_kv_heads, long D, long block_size, float scale, long window,
                 float *out, int threads) {
     long group = num_heads / num_kv_heads;
-#pragma omp parallel for collapse(2) schedule(dynamic, 1) num_threads(threads)
-    for (long i = 0; i < num_rows; i++)
-        for (long h = 0; h < num_kv_heads; h++) {
-            long end = seq_lens[rows[i]];
-            long first = window > 0 && end > window ? end - window : 0;
-            attend(query + tokens[i] * query_stride + h * group * D, key_cache, value_cache, tables + rows[i] * table_width,
-                   first, end, h, group, num_kv_heads, D, block_size, scale, out + (tokens[i] * num_heads + h * group) * D);
-        }
+    long parts = num_rows >= 2 * threads ? 1 : num_kv_heads; /* few rows: threads share the heads of a row */
+#pragma omp parallel num_threads(threads)
+    {
+        struct head_state states[MAX_HEADS];
+#pragma omp for collapse(2) schedule(dynamic, 1)
+        for (long i = 0; i < num_rows; i++)
+            for (long part = 0; part < parts; part++) {
+                long end = seq_lens[rows[i]];
+                long first = window > 0 && end > window ? end - window : 0;
+                long first_head = part * num_kv_heads / parts, end_head = (part + 1) * num_kv_heads / parts;
+                attend(query + tokens[i] * query_stride, key_cache, value_cache, tables + rows[i] * table_width, first, end,
+                       first_head, end_head, group, num_kv_heads, D, block_size, scale, states,
+                       out + tokens[i] * num_heads * D);
+            }
+    }
 }
 
 /* ---------------------------------------------------------------- pointwise, [T, N] rows */

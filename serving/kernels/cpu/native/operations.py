@@ -11,7 +11,7 @@ from serving.kernels import cpu
 
 _MAX_ROWS = 128
 """Above, the library's blocked product is as fast: docs/performance.md, "CPU linear"."""
-_MAX_GROUP, _MAX_HEAD, _LANES = 16, 256, 8
+_MAX_HEADS, _MAX_HEAD, _LANES = 128, 256, 8
 
 
 class NativeKernels:
@@ -71,8 +71,8 @@ class NativeKernels:
 
     def covers_cache(self, query: Tensor, key_cache: Tensor) -> bool:
         """Can `write_kv` and `decode` work on this cache [blocks, block_size, Hkv, D] with these queries [T, Hq, D]?"""
-        group, head_dim = query.shape[1] // key_cache.shape[2], query.shape[2]
-        fits = group <= _MAX_GROUP and head_dim <= _MAX_HEAD and head_dim % _LANES == 0
+        num_heads, head_dim = query.shape[1:]
+        fits = num_heads <= _MAX_HEADS and head_dim <= _MAX_HEAD and head_dim % _LANES == 0
         return fits and query.dtype is torch.float32 and key_cache.dtype is torch.float32
 
     def write_kv(
