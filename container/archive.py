@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 import tarfile
 import zlib
 from pathlib import Path
@@ -15,6 +17,7 @@ MAX_MEMBERS = 10_000
 # Weights hardly compress; whatever grows more than this is an attack or a mistake.
 MAX_RATIO = 20
 _ALWAYS_ALLOWED_BYTES = 64 * 1024 * 1024
+_COPY_BYTES = 1024 * 1024
 
 
 def unpack(archive: Path, cache: Path, report: Report) -> Path:
@@ -60,9 +63,17 @@ def _extract_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path,
         raise ModelError(
             f"{archive}: member {member.name!r} is {kind}; pack plain files (tar -h follows links)"
         )
-    try:
-        tar.extract(member, folder, filter="data")
-    except tarfile.FilterError as error:
-        raise ModelError(
-            f"{archive}: member {member.name!r} leaves its folder; pack relative paths"
-        ) from error
+    target = folder / os.path.normpath(member.name.lstrip("/"))
+    if not target.is_relative_to(folder) or ".." in target.parts:
+        raise ModelError(f"{archive}: member {member.name!r} leaves its folder; pack relative paths")
+    if member.isdir():
+        target.mkdir(parents=True, exist_ok=True)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    content = tar.extractfile(member)
+    if content is None:
+        raise ModelError(f"{archive}: member {member.name!r} has no content")
+    # Written by hand, not by TarFile.extract: its `filter` is missing before Python 3.11.4, and nothing of a member
+    # but its name and content is wanted.
+    with content, target.open("wb") as file:
+        shutil.copyfileobj(content, file, _COPY_BYTES)

@@ -87,6 +87,10 @@ def serving_environment(config: ServerConfig, environ: Mapping[str, str], run_di
     threads = config.runtime.num_threads or max(1, available_cores() // ranks)
     child = {
         "OMP_NUM_THREADS": str(threads),
+        # Compute threads that wait for each other spin for microseconds, not milliseconds: where something else wants
+        # the core, long spinning made a step fifty times slower.
+        "GOMP_SPINCOUNT": "5000",
+        "THP_MEM_ALLOC_ENABLE": "1",  # torch: weights in huge pages, read end to end at every step
         "TOKENIZERS_PARALLELISM": "false",
         "GLOO_SOCKET_IFNAME": "lo",  # ranks are on one host
         "NCCL_SOCKET_IFNAME": "lo",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import mmap
 import os
 import platform
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
 _CGROUP_LIMITS = (
@@ -72,9 +73,13 @@ class CpuDevice:
         return max(0, min(free, limit[0] - limit[1])) if limit else free
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Memory is taken when it is first written, not here: torch's own zeros writes every page at once."""
-        pages = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
-        return torch.from_numpy(pages).view(dtype).view(shape)
+        """Memory is taken when it is first written, not here (torch's own zeros writes every page at once), and in huge
+        pages where the system has them: a cache is read all over, and small pages would be looked up all the time."""
+        pages = mmap.mmap(-1, max(1, math.prod(shape) * dtype.itemsize))
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):  # a kernel without huge pages
+                pages.madvise(mmap.MADV_HUGEPAGE)
+        return torch.frombuffer(pages, dtype=dtype, count=math.prod(shape)).view(shape)
 
     def synchronize(self) -> None:
         return None
