@@ -96,7 +96,8 @@ def _tests(record: Path, marker: str, paths: Sequence[str], *, processes: int = 
     command = [sys.executable, "-m", "pytest", *paths, "-v", "--durations=15", "-p", "no:cacheprovider"]
     if processes and importlib.util.find_spec("xdist"):
         command += ["-n", str(processes)]
-    return [*command, "-m", marker, f"--junitxml={record.with_suffix('.xml')}"]
+    # The versions on a GPU machine are its own, and so are the warnings of their imports.
+    return [*command, "-W", "default", "-m", marker, f"--junitxml={record.with_suffix('.xml')}"]
 
 
 def _run(part: Part, out: Path, deadline_s: float) -> dict[str, Any]:
@@ -125,12 +126,9 @@ def _run(part: Part, out: Path, deadline_s: float) -> dict[str, Any]:
 
 
 def _execute(command: list[str], log: Path, limit_s: float) -> str:
-    environment = {
-        **os.environ,
-        "PYTHONUNBUFFERED": "1",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+    search = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    settings = {"PYTHONPATH": os.pathsep.join(search), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, **settings, "TOKENIZERS_PARALLELISM": "false"}
     with log.open("w") as output:
         child = subprocess.Popen(
             command,

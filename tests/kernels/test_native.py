@@ -32,7 +32,7 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 33, 64, 127, 128, 200])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 33, 64, 127, 128, 200, 600])
 @pytest.mark.parametrize(("size", "outputs"), [(8, 4), (24, 6), (33, 13), (512, 96), (130, 1)])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_linear(native: NativeKernels, rows: int, size: int, outputs: int, threads: int) -> None:

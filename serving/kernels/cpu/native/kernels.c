@@ -13,6 +13,7 @@ typedef float loose_vec __attribute__((vector_size(32), aligned(4), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
 #define LANES 8
+#define CACHE_LINE 16    /* floats */
 #define MAX_HEADS 128 /* query heads of a rank */
 #define MAX_HEAD 256  /* floats of a head */
 #define CHUNK 32      /* keys whose scores are held at once */
@@ -73,12 +74,16 @@ INLINE void panel_tile(const float *panel, const float *w, const float *bias, fl
     vec acc[12][2];
     for (int n = 0; n < cols; n++)
         for (int v = 0; v < width; v++) acc[n][v] = splat(bias ? bias[n] : 0.0f);
-    for (long k = 0; k < K; k++) {
-        vec values[2];
-        for (int v = 0; v < width; v++) values[v] = load(panel + (k * width + v) * LANES);
-        for (int n = 0; n < cols; n++) {
-            vec weight = splat(w[n * K + k]);
-            for (int v = 0; v < width; v++) acc[n][v] += values[v] * weight;
+    for (long start = 0; start < K; start += CACHE_LINE) {
+        long end = start + CACHE_LINE < K ? start + CACHE_LINE : K;
+        for (int n = 0; n < cols; n++) __builtin_prefetch(w + (n + cols) * K + start); /* the next rows of w */
+        for (long k = start; k < end; k++) {
+            vec values[2];
+            for (int v = 0; v < width; v++) values[v] = load(panel + (k * width + v) * LANES);
+            for (int n = 0; n < cols; n++) {
+                vec weight = splat(w[n * K + k]);
+                for (int v = 0; v < width; v++) acc[n][v] += values[v] * weight;
+            }
         }
     }
     float tile[12][2 * LANES];

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from serving.kernels import cpu
 
-_MAX_ROWS = 128
-"""Above, the library's blocked product is as fast: docs/performance.md, "CPU linear"."""
+_MAX_ROWS = 512
+"""Largest products it was measured on: docs/performance.md, "Compiled kernels"."""
 _MAX_HEADS, _MAX_HEAD, _LANES = 128, 256, 8
 
 
