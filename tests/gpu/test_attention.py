@@ -35,6 +35,7 @@ SHAPES = [
     Case(rows=MIXED, dtype=torch.float16, head_dim=96, num_heads=6, num_kv_heads=2, block_size=32),
     Case(rows=MIXED, dtype=torch.float32, head_dim=192, num_heads=3, num_kv_heads=1),
     Case(rows=DECODES, dtype=torch.bfloat16, head_dim=128, num_heads=64, num_kv_heads=1),
+    Case(rows=MIXED, dtype=torch.bfloat16, head_dim=64, num_heads=71, num_kv_heads=1),
     Case(rows=DECODES, dtype=torch.bfloat16, head_dim=128, num_heads=5, num_kv_heads=1, block_size=256),
     Case(rows=MIXED, dtype=torch.bfloat16, head_dim=128, num_heads=8, block_size=24),
 ]

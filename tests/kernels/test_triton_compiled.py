@@ -52,13 +52,13 @@ def _compile_attention(
     tile = attention.tile_shape(
         head_dim=head_dim, group_size=group, itemsize=dtype.itemsize, max_query_len=max_query_len
     )
-    padded = triton.next_power_of_2(group)
+    heads = attention.heads_per_tile(group)
     constants = {
         "HEAD_DIM": head_dim,
         "HEAD_DIM_PADDED": triton.next_power_of_2(head_dim),
         "GROUP": group,
-        "GROUP_PADDED": padded,
-        "TILE_QUERIES": tile.rows // padded,
+        "TILE_HEADS": heads,
+        "TILE_QUERIES": tile.rows // heads,
         "TILE_KEYS": tile.keys,
         "BLOCK_SIZE": 16,
         "WINDOW": window,

@@ -30,7 +30,8 @@ KERNEL_CASES = [
     Case(rows=((1, 5), (33, 70)), block_size=24, softcap=3.0),
     Case(rows=((1, 5), (20, 44)), head_dim=256, num_heads=2, num_kv_heads=1, block_size=32),
     Case(rows=((1, 20), (70, 100)), dtype=torch.float16, head_dim=128, num_heads=8, window=50),
-    Case(rows=((1, 130), (1, 65)), dtype=torch.float16, head_dim=64, num_heads=32, num_kv_heads=1),
+    Case(rows=((1, 20), (3, 30)), head_dim=32, num_heads=142, num_kv_heads=2),
+    Case(rows=((1, 130), (1, 65)), dtype=torch.float16, num_heads=32, num_kv_heads=1),
 ]
 PACKED_CASES = [
     Case(rows=((5, 5), (1, 1), (40, 40))),

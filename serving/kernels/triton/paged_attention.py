@@ -6,10 +6,10 @@ Owns tile shapes and memory access; knows nothing of layers, requests or how blo
 here reads device memory from the host, so a launch can be captured in a graph. The calling thread's current
 CUDA device must be the one that holds the tensors.
 
-Work is cut into query tiles. A tile holds `tile_queries` consecutive queries of one row times all query heads
-that share a KV head, so that a key is loaded once for the whole group and even a decode step fills a tile of
-the matrix units. Row b starts at tile `query_start[b] // tile_queries + b`, which leaves every row at least
-the tiles it needs and lets a program find its row by bisection.
+Work is cut into query tiles. A tile holds `tile_queries` consecutive queries of one row times the query heads
+that share a KV head (up to 32), so that a key is loaded once for all of them and even a decode step fills a
+tile of the matrix units. Row b starts at tile `query_start[b] // tile_queries + b`, which leaves every row at
+least the tiles it needs and lets a program find its row by bisection.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ SUPPORTED_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MIN_HEAD_DIM = 16
 MAX_HEAD_DIM = 256
 _MIN_TILE_ROWS = 16
+_MAX_TILE_HEADS = 32
 _LOG2_E = 1.4426950408889634
 
 
@@ -41,7 +42,7 @@ class TileShape:
 def tile_shape(*, head_dim: int, group_size: int, itemsize: int, max_query_len: int) -> TileShape:
     """Tiles that stay under 99 KiB of shared memory, which every GPU since compute capability 8.0 has."""
     wide = triton.next_power_of_2(head_dim) > 128
-    group = triton.next_power_of_2(group_size)
+    group = heads_per_tile(group_size)
     if max_query_len * group <= _MIN_TILE_ROWS:
         rows = max(_MIN_TILE_ROWS, group)
         keys = 32 if itemsize == 4 or wide else 64
@@ -49,6 +50,11 @@ def tile_shape(*, head_dim: int, group_size: int, itemsize: int, max_query_len: 
     rows = max(group, 32 if itemsize == 4 else 64)
     keys = (16 if wide else 32) if itemsize == 4 else (32 if wide else 64)
     return TileShape(rows=rows, keys=keys, num_warps=4, num_stages=1 if itemsize == 4 else 2)
+
+
+def heads_per_tile(group_size: int) -> int:
+    """Query heads of one KV head that share a tile, a power of two; larger groups take several tiles."""
+    return int(min(_MAX_TILE_HEADS, triton.next_power_of_2(group_size)))
 
 
 def paged_attention(
@@ -82,9 +88,9 @@ def paged_attention(
     tile = tile_shape(
         head_dim=head_dim, group_size=group_size, itemsize=query.element_size(), max_query_len=max_query_len
     )
-    group_padded = triton.next_power_of_2(group_size)
-    tile_queries = tile.rows // group_padded
-    grid = (num_tokens // tile_queries + num_rows, num_kv_heads)
+    tile_heads = heads_per_tile(group_size)
+    tile_queries = tile.rows // tile_heads
+    grid = (num_tokens // tile_queries + num_rows, num_kv_heads * triton.cdiv(group_size, tile_heads))
     _paged_attention_kernel[grid](
         output, query, key_cache, value_cache, block_tables, seq_lens, query_start,
         scale * _LOG2_E, softcap, num_rows,
@@ -95,7 +101,7 @@ def paged_attention(
         HEAD_DIM=head_dim,
         HEAD_DIM_PADDED=max(MIN_HEAD_DIM, triton.next_power_of_2(head_dim)),
         GROUP=group_size,
-        GROUP_PADDED=group_padded,
+        TILE_HEADS=tile_heads,
         TILE_QUERIES=tile_queries,
         TILE_KEYS=tile.keys,
         BLOCK_SIZE=block_size,
@@ -213,7 +219,7 @@ def _attend(
     return maximum, total, accumulator
 
 
-# These two change from step to step: a variant for multiples of 16 would be compiled in the middle of serving.
+# These two change from step to step; variants for multiples of 16 would be compiled in the middle of serving.
 @triton.jit(do_not_specialize=["num_rows", "table_stride"])
 def _paged_attention_kernel(
     output, query, key_cache, value_cache, block_tables, seq_lens, query_start,
@@ -222,13 +228,15 @@ def _paged_attention_kernel(
     key_stride_block, key_stride_token, key_stride_head,
     value_stride_block, value_stride_token, value_stride_head,
     table_stride,
-    HEAD_DIM: tl.constexpr, HEAD_DIM_PADDED: tl.constexpr, GROUP: tl.constexpr, GROUP_PADDED: tl.constexpr,
+    HEAD_DIM: tl.constexpr, HEAD_DIM_PADDED: tl.constexpr, GROUP: tl.constexpr, TILE_HEADS: tl.constexpr,
     TILE_QUERIES: tl.constexpr, TILE_KEYS: tl.constexpr, BLOCK_SIZE: tl.constexpr, WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
 ):  # fmt: skip
-    ROWS: tl.constexpr = TILE_QUERIES * GROUP_PADDED
+    ROWS: tl.constexpr = TILE_QUERIES * TILE_HEADS
+    TILES_PER_GROUP: tl.constexpr = (GROUP + TILE_HEADS - 1) // TILE_HEADS
     tile = tl.program_id(0)
-    kv_head = tl.program_id(1)
+    kv_head = tl.program_id(1) // TILES_PER_GROUP
+    first_member = tl.program_id(1) % TILES_PER_GROUP * TILE_HEADS
     row = _find_row(query_start, tile, num_rows, TILE_QUERIES)
     row_start = tl.load(query_start + row)
     query_len = tl.load(query_start + row + 1) - row_start
@@ -238,8 +246,8 @@ def _paged_attention_kernel(
     num_computed = tl.load(seq_lens + row) - query_len
 
     tile_rows = tl.arange(0, ROWS)
-    queries = first_query + tile_rows // GROUP_PADDED
-    members = tile_rows % GROUP_PADDED
+    queries = first_query + tile_rows // TILE_HEADS
+    members = first_member + tile_rows % TILE_HEADS
     head_dims = tl.arange(0, HEAD_DIM_PADDED)
     used = (queries < query_len) & (members < GROUP)
     used_elements = used[:, None] & (head_dims[None, :] < HEAD_DIM)
