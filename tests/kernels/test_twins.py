@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -25,11 +27,22 @@ def close(left: Tensor, right: Tensor, tolerance: float = 2e-5) -> bool:
     )
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Shapes are chosen by the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_linear(kernels: Kernels, rows: int, with_bias: bool) -> None:
-    x, weight = torch.randn(rows, 48), torch.randn(70, 48)
-    bias = torch.randn(70) if with_bias else None
+@pytest.mark.parametrize("out_features", [70, 72])
+def test_linear(kernels: Kernels, rows: int, with_bias: bool, out_features: int) -> None:
+    x, weight = torch.randn(rows, 48), torch.randn(out_features, 48)
+    bias = torch.randn(out_features) if with_bias else None
     assert close(kernels.linear(x, weight, bias), REFERENCE.linear(x, weight, bias))
 
 
