@@ -168,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Train the demo model and write it as a Hugging Face model folder.",
         epilog="The same seed on the same machine with the same thread count gives the same weights. "
-        "Try --steps 100 first: it takes about two minutes and already writes words.",
+        "Try --steps 100 first: about three minutes, and it already writes words.",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write; made when it is missing")
     parser.add_argument(
