@@ -38,6 +38,8 @@ class Worker:
             device=self._device,
             parallel=self._parallel,
             deterministic=config.deterministic,
+            block_size=config.block_size,
+            max_positions=config.max_total_tokens,
             progress=progress,
         )
         self._runner = ModelRunner(
