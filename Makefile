@@ -63,7 +63,7 @@ test-full: $(DEV)  ## run the suite with the full counts (long)
 	$(ENV_PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile --full -m "not gpu" $(PYTEST_ARGS)
 
 test-gpu: $(DEV)  ## run the tests that need a CUDA device (with CUDA=1)
-	$(ENV_PYTHON) -m pytest --full -m gpu $(PYTEST_ARGS)
+	$(ENV_PYTHON) -m pytest tests/gpu --full -m gpu -W default $(PYTEST_ARGS)
 
 lint: $(DEV)  ## ruff, mypy --strict, the import rules
 	$(ENV_PYTHON) -m ruff check .

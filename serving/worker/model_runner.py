@@ -16,10 +16,16 @@ from serving.distributed import ParallelContext, broadcast_from_rank0
 from serving.models.registry import Model
 from serving.platform import Device
 from serving.sampling.sampler import Sampler, SamplingRow
+from serving.sampling_params import SamplingParams
 from serving.worker.input_batch import InputBatch, StepInputs
 
 _LOGIT_ROWS = 256
 """Rows of logits made at once for prompt log-probabilities: bounds the memory of prompt_length x vocabulary."""
+
+_EVERY_WAY = SamplingParams(
+    temperature=0.9, top_k=50, top_p=0.9, typical_p=0.9, repetition_penalty=1.1, top_n_tokens=5
+)
+"""Parameters that use all of the sampler."""
 
 
 class ModelRunner:
@@ -51,8 +57,8 @@ class ModelRunner:
 
     @torch.inference_mode()
     def warm_up(self, num_tokens: int) -> float:
-        """Run the largest step without a cache: `num_tokens` of one row, then logits and log-probabilities of as many
-        rows as can sample at once. Returns its seconds; the device's peak memory is the caller's to read."""
+        """Run the largest step without a cache: `num_tokens` of one row, then logits and samples of as many rows as can
+        sample at once. Returns its seconds; the device's peak memory is the caller's to read."""
         device = self._device.torch_device
         self._device.synchronize()
         started_s = time.perf_counter()
@@ -69,8 +75,13 @@ class ModelRunner:
         context = ForwardContext(attention={name: metadata for name in self._groups}, caches=None)
         hidden = self._model.forward(torch.zeros_like(positions), positions, context)
         logits = self._model.compute_logits(hidden[: min(num_tokens, self._max_num_seqs)])
-        if logits is not None:
-            torch.log_softmax(logits, dim=-1)
+        if logits is not None and self._device.peak_bytes() > 0:
+            # Where memory is measured, the peak has to include every filter on every row.
+            rows = [
+                SamplingRow(row, _EVERY_WAY, seed=0, token_ids=[0], num_prompt_tokens=1)
+                for row in range(len(logits))
+            ]
+            self._sampler.sample(logits, rows)
         self._device.synchronize()
         return time.perf_counter() - started_s
 
