@@ -60,6 +60,10 @@ def _megabytes(text: str) -> int:
     return int(text) * 1024 * 1024 or UNLIMITED_PAYLOAD_BYTES
 
 
+def _negated(text: str) -> object:
+    return not parse_as(field_type("limits.grammar_support"), text)
+
+
 def _choice(**aliases: str) -> Callable[[str], str]:
     return lambda text: aliases.get(text.lower(), text.lower())
 
@@ -92,6 +96,10 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         ("HF_MODEL_TRUST_REMOTE_CODE", "TRUST_REMOTE_CODE"), "model.trust_remote_code", "trust-remote-code"
     ),
+    Variable(("SERVED_MODEL_NAME",), "model.served_names", "served-model-name"),
+    Variable(("CHAT_TEMPLATE",), "model.chat_template", "chat-template"),
+    Variable(("TOOL_FORMAT",), "model.tool_format", "tool-format"),
+    Variable(("REASONING_FORMAT",), "model.reasoning_format", "reasoning-format"),
     Variable(("SM_NUM_GPUS", "NUM_SHARD"), "parallel.num_ranks", "num-shard"),
     Variable(("DEVICE",), "runtime.device", "device"),
     Variable(("MAX_INPUT_TOKENS", "MAX_INPUT_LENGTH"), "limits.max_input_tokens", "max-input-tokens"),
@@ -102,8 +110,20 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(("MAX_NUM_SEQS",), "scheduler.max_num_seqs", "max-num-seqs"),
     Variable(("MAX_QUEUE_TOKENS",), "scheduler.max_queue_tokens", "max-queue-tokens"),
     Variable(("MAX_BEST_OF",), "limits.max_best_of", "max-best-of"),
+    Variable(("MAX_N",), "limits.max_n", "max-n"),
+    Variable(("MAX_CLIENT_BATCH_SIZE",), "limits.max_client_batch_size", "max-client-batch-size"),
     Variable(("MAX_STOP_SEQUENCES",), "limits.max_stop_sequences", "max-stop-sequences"),
     Variable(("MAX_TOP_N_TOKENS",), "limits.max_top_n_tokens", "max-top-n-tokens"),
+    Variable(
+        ("GRAMMAR_SUPPORT", "DISABLE_GRAMMAR_SUPPORT"),
+        "limits.grammar_support",
+        "grammar-support",
+        parsers=(("DISABLE_GRAMMAR_SUPPORT", _negated, "true or false"),),
+    ),
+    Variable(("GRAMMAR_TIMEOUT_S",), "limits.grammar_timeout_s", "grammar-timeout-s"),
+    Variable(("GRAMMAR_CACHE_BYTES",), "limits.grammar_cache_bytes", "grammar-cache-bytes"),
+    Variable(("WATERMARK_GAMMA",), "limits.watermark_gamma", "watermark-gamma"),
+    Variable(("WATERMARK_DELTA",), "limits.watermark_delta", "watermark-delta"),
     Variable(
         ("PAYLOAD_LIMIT", "SAGEMAKER_MAX_REQUEST_SIZE", "SAGEMAKER_MAX_PAYLOAD_IN_MB"),
         "limits.payload_limit_bytes",
@@ -124,6 +144,10 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(("API_WORKERS",), "http.api_workers", "api-workers"),
     Variable(("HEARTBEAT_S",), "http.heartbeat_s", "heartbeat-s"),
     Variable(("BODY_TIMEOUT_S",), "http.body_timeout_s", "body-timeout-s"),
+    Variable(("API_KEY",), "http.api_key", "api-key"),
+    Variable(("API_KEY_EXEMPT",), "http.api_key_exempt", "api-key-exempt"),
+    Variable(("CORS_ALLOW_ORIGIN",), "http.cors_allow_origin", "cors-allow-origin"),
+    Variable(("UNKNOWN_PARAMETERS",), "http.unknown_parameters", "unknown-parameters"),
     Variable(("GRACEFUL_TERMINATION_TIMEOUT",), "http.drain_timeout_s", "graceful-termination-timeout"),
     Variable(
         ("LOG_LEVEL",),
@@ -132,11 +156,13 @@ VARIABLES: tuple[Variable, ...] = (
         parsers=(("LOG_LEVEL", _log_level, "debug, info, warning or error"),),
     ),
     Variable(("JSON_OUTPUT",), "runtime.json_logs", "json-output"),
+    Variable(("LOG_PROMPTS",), "runtime.log_prompts", "log-prompts"),
+    Variable(("OTLP_ENDPOINT",), "runtime.otlp_endpoint", "otlp-endpoint"),
+    Variable(("OTLP_SERVICE_NAME",), "runtime.otlp_service_name", "otlp-service-name"),
 )
 
 # Variables of Text Generation Inference that would change answers or access if they were ignored.
 NOT_BUILT = (
-    "API_KEY",
     "KV_CACHE_DTYPE",
     "LORA_ADAPTERS",
     "ROPE_FACTOR",
@@ -232,6 +258,9 @@ def parse_as(kind: inspect.Type, text: str) -> object:
         value = text.lower() if text.lower() in kind.values else None
     elif isinstance(kind, inspect.StrType):
         value = text
+    elif isinstance(kind, inspect.VarTupleType):
+        items = [item.strip() for item in text.split(",")]
+        value = tuple(parse_as(_unwrap(kind.item_type), item) for item in items if item)
     if value is None or not _in_bounds(kind, value):
         raise ValueError(allowed_text(kind))
     return value
@@ -262,6 +291,8 @@ def allowed_text(kind: inspect.Type) -> str:
         return "true or false (also 1/0, yes/no, on/off)"
     if isinstance(kind, inspect.LiteralType):
         return ", ".join(str(value) for value in kind.values)
+    if isinstance(kind, inspect.VarTupleType):
+        return f"{allowed_text(_unwrap(kind.item_type))}, or several with commas between them"
     if isinstance(kind, (inspect.IntType, inspect.FloatType)):
         bounds = [
             f"{word} {bound:g}"

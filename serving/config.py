@@ -32,6 +32,18 @@ class ModelConfig(_Slice):
         Literal["auto", "float32", "bfloat16", "float16"],
         _doc("compute type; auto = float32 on CPU, the model's on CUDA"),
     ] = "auto"
+    served_names: Annotated[
+        tuple[str, ...], _doc("further names that requests may give as `model`, comma separated")
+    ] = ()
+    chat_template: Annotated[
+        str | None, _doc("chat template to use instead of the model's: a file, or the template itself")
+    ] = None
+    tool_format: Annotated[
+        str | None, _doc("how the model writes tool calls; absent: found in its chat template")
+    ] = None
+    reasoning_format: Annotated[
+        str | None, _doc("how the model marks its reasoning, or `none`; absent: found in its chat template")
+    ] = None
     trust_remote_code: Annotated[
         bool, _doc("allow code that comes with a model; nothing built today runs any")
     ] = False
@@ -75,8 +87,21 @@ class LimitsConfig(_Slice):
     ] = None
     max_concurrent_requests: Annotated[PositiveInt, _doc("generations held at once; beyond it 429")] = 128
     max_best_of: Annotated[PositiveInt, _doc("largest best_of")] = 2
+    max_n: Annotated[PositiveInt, _doc("largest n of the OpenAI routes")] = 16
+    max_client_batch_size: Annotated[PositiveInt, _doc("prompts in one /v1/completions request")] = 32
     max_stop_sequences: Annotated[int, Meta(ge=0), _doc("stop strings per request")] = 4
     max_top_n_tokens: Annotated[int, Meta(ge=0), _doc("largest top_n_tokens")] = 5
+    grammar_support: Annotated[bool, _doc("accept grammars, response formats and forced tool calls")] = True
+    grammar_timeout_s: Annotated[float, Meta(gt=0.0), _doc("longest compilation of one grammar, seconds")] = (
+        2.0
+    )
+    grammar_cache_bytes: Annotated[int, Meta(ge=0), _doc("compiled grammars kept for reuse, bytes")] = (
+        64 * 1024 * 1024
+    )
+    watermark_gamma: Annotated[
+        float, Meta(gt=0.0, lt=1.0), _doc("share of the vocabulary that a watermark favours")
+    ] = 0.5
+    watermark_delta: Annotated[float, _doc("what a watermark adds to the favoured logits")] = 2.0
     payload_limit_bytes: Annotated[PositiveInt, _doc("largest request body, bytes")] = 32 * 1024 * 1024
 
 
@@ -86,6 +111,11 @@ class RuntimeConfig(_Slice):
     num_threads: Annotated[PositiveInt | None, _doc("CPU threads per rank; absent: cores / ranks")] = None
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _doc("log level")] = "info"
     json_logs: Annotated[bool, _doc("one JSON object per log line")] = False
+    log_prompts: Annotated[bool, _doc("also log the beginning of each prompt and answer")] = False
+    otlp_endpoint: Annotated[
+        str | None, _doc("OTLP/HTTP collector for traces, such as http://collector:4318; absent: no traces")
+    ] = None
+    otlp_service_name: Annotated[str, _doc("service name in traces")] = "textgen-endpoint"
 
 
 class HttpConfig(_Slice):
@@ -96,6 +126,19 @@ class HttpConfig(_Slice):
         15.0
     )
     body_timeout_s: Annotated[float, Meta(gt=0.0), _doc("time a client has to send its body")] = 30.0
+    api_key: Annotated[
+        str | None, _doc("key that requests must carry as `Authorization: Bearer KEY`; absent: open")
+    ] = None
+    api_key_exempt: Annotated[
+        tuple[Literal["invocations"], ...], _doc("routes open without the key: `invocations`, or nothing")
+    ] = ()
+    cors_allow_origin: Annotated[
+        tuple[str, ...], _doc("origins that browsers may call from, comma separated; absent: any")
+    ] = ()
+    unknown_parameters: Annotated[
+        Literal["report", "refuse"],
+        _doc("request fields that the native routes do not know: name them in a header, or 422"),
+    ] = "report"
     drain_timeout_s: Annotated[float, Meta(ge=0.0), _doc("time running work has after SIGTERM")] = 25.0
 
 
@@ -134,6 +177,10 @@ class EngineConfig(_Slice):
     max_input_tokens: int | None
     max_total_tokens: int
     deterministic: bool
+    max_n: int = 16
+    grammar_support: bool = True
+    grammar_timeout_s: float = 2.0
+    grammar_cache_bytes: int = 64 * 1024 * 1024
     log_level: str = "info"
     json_logs: bool = False
 

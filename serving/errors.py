@@ -7,6 +7,8 @@
     │   └── DeviceError              no usable device, or too little memory
     ├── RequestError                 one request ends with it; the server goes on
     │   ├── InvalidRequest           a field is wrong; `field` names it
+    │   ├── Unauthorized             no API key, or a wrong one
+    │   ├── ToolError                the tools or the answer's format cannot be used as asked
     │   ├── TemplateError            the model has no chat template, or it refuses these messages
     │   ├── MalformedBody            not JSON, or JSON we refuse to read (400)
     │   ├── PayloadTooLarge          body over the limit
@@ -73,6 +75,14 @@ class InvalidRequest(RequestError):
         self.field = field
 
 
+class Unauthorized(RequestError):
+    error_type = "unauthorized"
+
+
+class ToolError(RequestError):
+    error_type = "tool_error"
+
+
 class TemplateError(RequestError):
     error_type = "template_error"
 
@@ -95,6 +105,10 @@ class BodyTimeout(RequestError):
 
 class NotFound(RequestError):
     error_type = "not_found"
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class MethodNotAllowed(RequestError):
@@ -136,7 +150,7 @@ class WireError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 _WIRE_CLASSES: dict[str, type[RequestError]] = {
     cls.error_type: cls
-    for cls in (InvalidRequest, NotFound, Overloaded, Draining, GenerationFailed, NotReady)
+    for cls in (InvalidRequest, NotFound, ToolError, Overloaded, Draining, GenerationFailed, NotReady)
 }
 
 
@@ -144,7 +158,7 @@ def to_wire(error: RequestError) -> WireError:
     return WireError(
         error_type=error.error_type,
         message=error.message,
-        field=error.field if isinstance(error, InvalidRequest) else None,
+        field=error.field if isinstance(error, InvalidRequest | NotFound) else None,
         retry_after_s=error.retry_after_s if isinstance(error, Overloaded) else None,
     )
 
@@ -153,6 +167,8 @@ def from_wire(error: WireError) -> RequestError:
     cls = _WIRE_CLASSES.get(error.error_type, GenerationFailed)
     if cls is InvalidRequest:
         return InvalidRequest(error.message, field=error.field)
+    if cls is NotFound:
+        return NotFound(error.message, field=error.field)
     if cls is Overloaded:
         return Overloaded(error.message, retry_after_s=error.retry_after_s or 1.0)
     return cls(error.message)

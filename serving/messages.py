@@ -103,7 +103,8 @@ class SequenceOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     `token_ids`, `logprobs` and, if asked for, `top_tokens` have equal length. `finish_reason` is `length`, `eos_token`,
     `stop_token`, `abort` or `error`; with `error`, `error` holds the cause. A request refused before admission gets one
     output with index 0, no tokens and `error`. Timings are seconds, filled in on the terminal output.
-    `prompt_logprobs` (one per prompt token, the first None) comes with the first output when asked for.
+    `prompt_logprobs` (one per prompt token, the first None) comes with the first output when asked for; so does
+    `prompt_top_tokens` (the likeliest tokens at each prompt position, the first empty) when `top_n_tokens` is set too.
     """
 
     request_id: str
@@ -115,6 +116,7 @@ class SequenceOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     error: WireError | None = None
     num_cached_tokens: int = 0
     prompt_logprobs: list[float | None] | None = None
+    prompt_top_tokens: list[list[TopToken]] | None = None
     seed: int | None = None
     queue_s: float = 0.0
     inference_s: float = 0.0

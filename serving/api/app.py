@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from flask import Flask
 
-from serving.api import error_handlers
+from serving.api import error_handlers, request_id
 from serving.api.connection import ConnectionMiddleware
 from serving.api.context import EXTENSION, ApiContext
 from serving.api.json_body import BodyReader
@@ -45,6 +45,7 @@ def create_app(
         metrics=metrics or ServerMetrics(),
     )
     error_handlers.register(app)
+    request_id.register(app)
     for routes in (health, generate, invocations, info):
         app.register_blueprint(routes.blueprint)
     # The way Flask documents for WSGI middleware; its attribute is declared as a method.

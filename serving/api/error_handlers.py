@@ -1,15 +1,14 @@
 """Errors to answers: the only place that knows status codes and the texts clients see. The outermost loops of
 the front, one for answers and one for streams, are here.
 
-Bodies are always TGI's `{"error", "error_type"}`. What was not raised on purpose becomes one fixed text with
-an id; the details are in the log under that id.
+Bodies are TGI's `{"error", "error_type"}` and the request's id. What was not raised on purpose becomes one
+fixed text; the details are in the log under that id.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import uuid
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -17,6 +16,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from serving.api.connection import ClientDisconnected, connection_of
+from serving.api.request_id import current_request_id
 from serving.errors import (
     BodyTimeout,
     Draining,
@@ -32,6 +32,8 @@ from serving.errors import (
     RequestError,
     ServingError,
     TemplateError,
+    ToolError,
+    Unauthorized,
     UnsupportedMediaType,
 )
 
@@ -44,6 +46,8 @@ _MAX_MESSAGE_CHARS = 800  # SageMaker shows clients only short error bodies
 _STATUSES: dict[type[ServingError], int] = {
     InvalidRequest: 422,
     TemplateError: 422,
+    ToolError: 422,
+    Unauthorized: 401,
     MalformedBody: 400,
     PayloadTooLarge: 413,
     UnsupportedMediaType: 415,
@@ -59,6 +63,7 @@ _STATUSES: dict[type[ServingError], int] = {
 }
 _PREFIXES: dict[type[ServingError], str] = {
     InvalidRequest: "Input validation error: ",
+    ToolError: "Tool error: ",
     GenerationFailed: "Request failed during generation: ",
 }
 
@@ -66,6 +71,7 @@ _PREFIXES: dict[type[ServingError], str] = {
 class ErrorBody(msgspec.Struct, frozen=True):
     error: str
     error_type: str
+    request_id: str
 
 
 def status_of(error: BaseException) -> int:
@@ -83,7 +89,7 @@ def body_of(error: ServingError) -> ErrorBody:
     message = prefix + error.message
     if len(message) > _MAX_MESSAGE_CHARS:
         message = message[: _MAX_MESSAGE_CHARS - 1] + "…"
-    return ErrorBody(error=message, error_type=error.error_type)
+    return _body(message, error.error_type)
 
 
 def json_response(value: object, status: int = 200) -> Response:
@@ -108,9 +114,7 @@ def with_error_event(
         on_error(error)
     except IncompleteGeneration as error:
         on_error(error)
-        yield _event(
-            ErrorBody(error="Incomplete generation stream", error_type="incomplete_generation_stream")
-        )
+        yield _event(_body("Incomplete generation stream", "incomplete_generation_stream"))
     except RequestError as error:
         on_error(error)
         yield _event(body_of(error))
@@ -142,7 +146,7 @@ def _answer_http_exception(error: HTTPException) -> Response:
         response.headers["allow"] = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
         return response
     if error.code is not None and 400 <= error.code < 500:
-        return json_response(ErrorBody(error=error.name, error_type="bad_request"), error.code)
+        return json_response(_body(error.name, "bad_request"), error.code)
     return json_response(_unexpected(error), 500)
 
 
@@ -156,11 +160,13 @@ def _answer_unexpected(error: Exception) -> Response:
 
 
 def _unexpected(error: BaseException) -> ErrorBody:
-    error_id = uuid.uuid4().hex[:12]
-    logger.error("unexpected error", exc_info=error, extra={"error_id": error_id})
-    return ErrorBody(
-        error=f"internal error, reported in the server's log as {error_id}", error_type="internal"
-    )
+    request_id = current_request_id()
+    logger.error("unexpected error", exc_info=error, extra={"request_id": request_id})
+    return _body(f"internal error, reported in the server's log as {request_id}", "internal")
+
+
+def _body(message: str, error_type: str) -> ErrorBody:
+    return ErrorBody(error=message, error_type=error_type, request_id=current_request_id())
 
 
 def _event(body: ErrorBody) -> bytes:

@@ -1,10 +1,11 @@
-"""One admitted generation: submit, wait, watch the client, turn outputs into text, stop early, clean up.
-Shared by streams and single answers; knows nothing of their shapes.
+"""One call's generations, one per prompt: submit, wait, watch the client, turn outputs into text, stop early, clean
+up. Shared by all APIs, streams and single answers; knows nothing of their shapes.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ from serving.api.connection import CHECK_INTERVAL_S, ClientConnection, ClientDis
 from serving.api.roles import EngineClient, OutputStream, SequenceText, TextProcessor, TokenText
 from serving.api.schema.generate import GenerateRequest
 from serving.errors import Draining, IncompleteGeneration
-from serving.messages import RequestAccepted, SequenceOutput
+from serving.messages import RequestAccepted, SequenceOutput, TopToken
 
 _ENGINE_GAVE_UP = frozenset({"abort", "error"})
 
@@ -42,8 +43,10 @@ class Timings:
 
 @dataclass(slots=True)
 class SequenceState:
-    """One of the n sequences: its text so far, and what an answer with details needs."""
+    """One of the n sequences of a prompt: its text so far, and what an answer with details needs."""
 
+    request_id: str
+    index: int
     text: SequenceText
     tokens: list[TokenText] = field(default_factory=list)
     logprob_sum: float = 0.0
@@ -57,56 +60,89 @@ class SequenceState:
 
 @dataclass(slots=True, frozen=True)
 class Progress:
-    """New tokens of sequence `index`; `final` when they are its last ones."""
+    """New tokens of `sequences[index]`; `final` when they are its last ones."""
 
     index: int
     tokens: Sequence[TokenText]
     final: bool
 
 
+@dataclass(slots=True)
+class PromptState:
+    """What the engine said about one prompt."""
+
+    request: GenerateRequest
+    request_id: str
+    first_sequence: int
+    num_cached_tokens: int = 0
+    logprobs: list[float | None] | None = None
+    top_tokens: list[list[TopToken]] | None = None
+    accepted: bool = False
+
+
 class Generation:
-    """Must be closed, or used as a context manager, so that nothing stays behind in the engine."""
+    """Must be closed, or used as a context manager, so that nothing stays behind in the engine.
+
+    `sequences` holds the n sequences of the first prompt, then those of the second, and so on.
+    """
 
     def __init__(
         self,
-        request: GenerateRequest,
-        *,
+        *requests: GenerateRequest,
         engine: EngineClient,
         text: TextProcessor,
         connection: ClientConnection,
         timings: Timings,
         keep_tokens: bool,
     ) -> None:
-        self.request = request
-        self.request_id = engine.next_request_id()
         self.timings = timings
-        self.prompt_logprobs: list[float | None] | None = None
-        self.sequences = [
-            SequenceState(text=text.new_sequence(request.params, prompt_token_ids=request.prompt_token_ids))
-            for _ in range(request.params.n)
-        ]
+        self.prompts: list[PromptState] = []
+        self.sequences: list[SequenceState] = []
+        for request in requests:
+            self._add(request, engine.next_request_id(), text)
+        self._by_id = {prompt.request_id: prompt for prompt in self.prompts}
         self._engine = engine
         self._connection = connection
         self._keep_tokens = keep_tokens
+        self._early: deque[SequenceOutput] = deque()
         self._stream: OutputStream | None = None
         self._checked = timings.started
+
+    @property
+    def request(self) -> GenerateRequest:
+        """The first prompt's; parameters are the same for all prompts."""
+        return self.prompts[0].request
+
+    @property
+    def request_id(self) -> str:
+        """The first prompt's, the name of this call in the log."""
+        return self.prompts[0].request_id
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return sum(len(prompt.request.prompt_token_ids) for prompt in self.prompts)
+
+    @property
+    def num_cached_tokens(self) -> int:
+        return sum(prompt.num_cached_tokens for prompt in self.prompts)
 
     @property
     def num_generated_tokens(self) -> int:
         return sum(sequence.text.num_tokens for sequence in self.sequences)
 
     def start(self) -> None:
-        """Submit and wait until the engine admitted it. Raises the `RequestError` that refused it."""
+        """Submit and wait until the engine admitted every prompt. Raises the `RequestError` that refused one."""
         self.timings.queued = time.monotonic()
-        self._stream = self._engine.submit(self.request.to_engine(self.request_id))
-        while True:
+        self._stream = self._engine.submit(
+            *(prompt.request.to_engine(prompt.request_id) for prompt in self.prompts)
+        )
+        while not all(prompt.accepted for prompt in self.prompts):
             news = self._next(self._stream)
-            if news is None:
-                continue
-            self.timings.accepted = time.monotonic()
             if isinstance(news, RequestAccepted):
-                return
-            raise IncompleteGeneration("Incomplete generation")
+                self._by_id[news.request_id].accepted = True
+            elif news is not None:
+                self._early.append(news)  # a prompt that was admitted first may already run
+        self.timings.accepted = time.monotonic()
 
     def progress(self) -> Iterator[Progress | None]:
         """Yield what happens until all sequences ended; None every `CHECK_INTERVAL_S` in which nothing did.
@@ -116,7 +152,7 @@ class Generation:
         if self._stream is None:
             raise IncompleteGeneration("Incomplete generation")
         while True:
-            news = self._next(self._stream)
+            news = self._early.popleft() if self._early else self._next(self._stream)
             if news is None:
                 yield None
                 continue
@@ -143,6 +179,12 @@ class Generation:
         if self._stream is not None:
             self._stream.close()
 
+    def _add(self, request: GenerateRequest, request_id: str, text: TextProcessor) -> None:
+        self.prompts.append(PromptState(request, request_id, len(self.sequences)))
+        for index in range(request.params.n):
+            sequence = text.new_sequence(request.params, prompt_token_ids=request.prompt_token_ids)
+            self.sequences.append(SequenceState(request_id, index, sequence))
+
     def __enter__(self) -> Generation:
         return self
 
@@ -164,10 +206,12 @@ class Generation:
             raise Draining("the server stopped before the generation was complete") from None
 
     def _take(self, output: SequenceOutput) -> Progress | None:
-        sequence = self.sequences[output.index]
+        prompt = self._by_id[output.request_id]
+        index = prompt.first_sequence + output.index
+        sequence = self.sequences[index]
         if sequence.ended:
             return None
-        self._note(sequence, output)
+        self._note(prompt, sequence, output)
         if output.finish_reason in _ENGINE_GAVE_UP:
             raise IncompleteGeneration("Incomplete generation")
         tokens = sequence.text.push(output)
@@ -177,12 +221,12 @@ class Generation:
             sequence.tokens.extend(tokens)
         sequence.ended = sequence.text.finish_reason is not None
         if sequence.text.stopped and len(self.sequences) > 1:
-            self._engine.abort(self.request_id, output.index)
+            self._engine.abort(sequence.request_id, sequence.index)
         if not tokens and not sequence.ended:
             return None
-        return Progress(index=output.index, tokens=tokens, final=sequence.ended)
+        return Progress(index=index, tokens=tokens, final=sequence.ended)
 
-    def _note(self, sequence: SequenceState, output: SequenceOutput) -> None:
+    def _note(self, prompt: PromptState, sequence: SequenceState, output: SequenceOutput) -> None:
         timings = self.timings
         if output.token_ids and not timings.first_token:
             timings.first_token = time.monotonic()
@@ -190,5 +234,7 @@ class Generation:
         timings.inference_s = max(timings.inference_s, output.inference_s)
         if output.seed is not None:
             sequence.seed = output.seed
+        prompt.num_cached_tokens = max(prompt.num_cached_tokens, output.num_cached_tokens)
         if output.prompt_logprobs is not None:
-            self.prompt_logprobs = output.prompt_logprobs
+            prompt.logprobs = output.prompt_logprobs
+            prompt.top_tokens = output.prompt_top_tokens

@@ -134,9 +134,10 @@ def _stream(
 
 
 def _prefill(generation: Generation, text: TextProcessor) -> list[PrefillToken]:
-    if not generation.request.prompt_logprobs or generation.prompt_logprobs is None:
+    prompt = generation.prompts[0]
+    if not prompt.request.prompt_logprobs or prompt.logprobs is None:
         return []
-    spelled = text.prompt_tokens(generation.request.prompt_token_ids, generation.prompt_logprobs)
+    spelled = text.prompt_tokens(prompt.request.prompt_token_ids, prompt.logprobs)
     return [PrefillToken(token.id, token.text, token.logprob) for token in spelled]
 
 

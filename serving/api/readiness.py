@@ -16,6 +16,7 @@ from serving.api.schema.generate import Limits
 from serving.config import LimitsConfig, Stage
 from serving.errors import Draining, NotReady
 from serving.messages import EngineReady
+from serving.sampling_params import Watermark
 
 _NORMALIZER_SHRINK = 4
 """A normalizer may shorten text (Unicode composition) by about this factor before it is cut into tokens."""
@@ -96,6 +97,11 @@ class Readiness:
             max_input_tokens=ready.max_input_tokens,
             max_total_tokens=ready.max_total_tokens,
             max_best_of=self.declared.max_best_of,
+            max_n=self.declared.max_n,
+            max_client_batch_size=self.declared.max_client_batch_size,
+            grammar_support=self.declared.grammar_support,
+            watermark=Watermark(gamma=self.declared.watermark_gamma, delta=self.declared.watermark_delta),
+            vocab_size=ready.vocab_size,
             max_stop_sequences=self.declared.max_stop_sequences,
             max_top_n_tokens=self.declared.max_top_n_tokens,
             longest_token_bytes=longest * _NORMALIZER_SHRINK,

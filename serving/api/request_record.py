@@ -58,7 +58,7 @@ class RequestRecord:
         self._generation = generation
         request = generation.request
         if self._metrics.input_length is not None and self._metrics.max_new_tokens is not None:
-            self._metrics.input_length.observe(len(request.prompt_token_ids))
+            self._metrics.input_length.observe(generation.num_prompt_tokens)
             self._metrics.max_new_tokens.observe(request.params.max_new_tokens or 0)
 
     def detach(self) -> None:
@@ -118,7 +118,7 @@ class RequestRecord:
             request = generation.request
             fields |= {
                 "request_id": generation.request_id,
-                "input_tokens": len(request.prompt_token_ids),
+                "input_tokens": generation.num_prompt_tokens,
                 "generated_tokens": generation.num_generated_tokens,
                 "validation_s": timings.validation_s,
                 "queue_s": timings.queue_s,

@@ -12,11 +12,11 @@ from serving.vocabulary import Vocabulary
 
 class OutputStream(Protocol):
     def get(self, timeout_s: float) -> RequestAccepted | SequenceOutput:
-        """Next news of the request. Raises `TimeoutError`, or the `RequestError` that ended it."""
+        """Next news of the requests. Raises `TimeoutError`, or the `RequestError` that ended one of them."""
         ...
 
     def close(self) -> None:
-        """Forget the request; aborts it if it is still running."""
+        """Forget the requests; aborts those that still run."""
         ...
 
 
@@ -26,7 +26,9 @@ class EngineClient(Protocol):
 
     def next_request_id(self) -> str: ...
 
-    def submit(self, request: AddRequest) -> OutputStream: ...
+    def submit(self, *requests: AddRequest) -> OutputStream:
+        """Requests that belong together share one stream."""
+        ...
 
     def abort(self, request_id: str, index: int | None = None) -> None: ...
 

@@ -73,10 +73,10 @@ class EngineCore:
             )
         params.validate(vocab_size=self._executor.vocab_size)
         self._check_prompt(message)
-        if params.n > self._config.max_best_of:
+        most = max(self._config.max_best_of, self._config.max_n)
+        if params.n > most:
             raise InvalidRequest(
-                f"`best_of` must be at most {self._config.max_best_of} (MAX_BEST_OF), got {params.n}",
-                field="best_of",
+                f"`n` must be at most {most} (MAX_BEST_OF, MAX_N), got {params.n}", field="n"
             )
         self._check_load(message)
         seed = params.seed if params.seed is not None else int.from_bytes(os.urandom(8), "little")

@@ -14,7 +14,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from serving import logs
@@ -51,29 +51,30 @@ logger = logging.getLogger(__name__)
 
 
 class OutputStream:
-    """The answers to one request, in order. Use as a context manager: leaving it early aborts the request."""
+    """The answers to requests that were submitted together, in order of arrival. Use as a context manager: leaving it
+    early aborts what still runs."""
 
-    __slots__ = ("_client", "_error", "_items", "_num_open", "request_id")
+    __slots__ = ("_client", "_error", "_items", "_num_open", "request_ids")
 
-    def __init__(self, client: EngineClient, request: AddRequest) -> None:
-        self.request_id = request.request_id
+    def __init__(self, client: EngineClient, requests: Sequence[AddRequest]) -> None:
+        self.request_ids = tuple(request.request_id for request in requests)
         self._client = client
         self._items: queue.SimpleQueue[RequestAccepted | SequenceOutput | RequestError] = queue.SimpleQueue()
-        self._num_open = request.params.n
+        self._num_open = {request.request_id: request.params.n for request in requests}
         self._error: RequestError | None = None
 
     def get(self, timeout_s: float | None = None) -> RequestAccepted | SequenceOutput:
-        """The next answer: first `RequestAccepted`, then outputs until every sequence has a `finish_reason`.
+        """The next answer: per request first `RequestAccepted`, then outputs until every sequence has a `finish_reason`.
 
         Raises `TimeoutError` when nothing came within `timeout_s` (the stream stays usable), and the terminal
-        `RequestError` when the request was refused, failed, or the engine died; further calls raise it again.
+        `RequestError` when a request was refused, failed, or the engine died; further calls raise it again.
         """
         if self._error is not None:
             raise self._error
         try:
             item = self._items.get(timeout=timeout_s)
         except queue.Empty:
-            raise TimeoutError(f"no output of request {self.request_id} within {timeout_s} s") from None
+            raise TimeoutError(f"no output of {', '.join(self.request_ids)} within {timeout_s} s") from None
         if isinstance(item, SequenceOutput) and item.error is not None:
             item = from_wire(item.error)
         if isinstance(item, RequestError):
@@ -82,7 +83,7 @@ class OutputStream:
         return item
 
     def close(self) -> None:
-        """Forget the request; aborts it if it is still running. May be called twice."""
+        """Forget the requests; aborts those that still run. May be called twice."""
         self._client.forget(self)
 
     def __enter__(self) -> OutputStream:
@@ -92,16 +93,15 @@ class OutputStream:
         self.close()
 
     def deliver(self, item: RequestAccepted | SequenceOutput | RequestError) -> bool:
-        """Called by the client's reader only. Returns True when `item` ends the request."""
-        if isinstance(item, RequestError):
-            self._num_open = 0
+        """Called by the client's reader only. Returns True when `item` ends its request."""
+        ended = True
+        if isinstance(item, RequestAccepted):
+            ended = False
         elif isinstance(item, SequenceOutput):
-            if item.error is not None:
-                self._num_open = 0
-            elif item.finish_reason is not None:
-                self._num_open -= 1
+            self._num_open[item.request_id] -= item.finish_reason is not None
+            ended = item.error is not None or self._num_open[item.request_id] <= 0
         self._items.put(item)
-        return self._num_open <= 0
+        return ended
 
 
 class _Connection:
@@ -224,20 +224,20 @@ class EngineClient:
     def next_request_id(self) -> str:
         return f"{self.front_id}-{next(self._request_numbers)}"
 
-    def submit(self, request: AddRequest) -> OutputStream:
-        """Send `request`, whose id comes from `next_request_id`. Raises `NotReady` without an engine."""
-        try:
-            frame = encode_frame(request)
-        except TransportError as error:
-            raise PayloadTooLarge(f"{len(request.prompt_token_ids)} prompt tokens are too many") from error
-        stream = OutputStream(self, request)
+    def submit(self, *requests: AddRequest) -> OutputStream:
+        """Send requests that belong together; each id comes from `next_request_id`. Raises `NotReady` without an
+        engine."""
+        frames = [_request_frame(request) for request in requests]
+        stream = OutputStream(self, requests)
         with self._lock:
             if self._connection is None:
                 raise NotReady(self._down_reason)
-            if request.request_id in self._streams:
-                raise TransportError(f"request id {request.request_id!r} is in use: call next_request_id()")
-            self._streams[request.request_id] = stream
-            self._connection.outgoing.put(frame)
+            for request_id in stream.request_ids:
+                if request_id in self._streams:
+                    raise TransportError(f"request id {request_id!r} is in use: call next_request_id()")
+            for request_id, frame in zip(stream.request_ids, frames, strict=True):
+                self._streams[request_id] = stream
+                self._connection.outgoing.put(frame)
         return stream
 
     def abort(self, request_id: str, index: int | None = None) -> None:
@@ -247,10 +247,12 @@ class EngineClient:
                 self._connection.outgoing.put(encode_frame(AbortRequest(request_id=request_id, index=index)))
 
     def forget(self, stream: OutputStream) -> None:
-        """Drop a stream and whatever still comes for it; aborts the request if it is running."""
-        self.abort(stream.request_id)
+        """Drop a stream and whatever still comes for it; aborts its requests that still run."""
+        for request_id in stream.request_ids:
+            self.abort(request_id)
         with self._lock:
-            self._streams.pop(stream.request_id, None)
+            for request_id in stream.request_ids:
+                self._streams.pop(request_id, None)
 
     def stats(self, timeout_s: float) -> EngineStats:
         """The engine's counters after its current step. Raises `NotReady` or `TimeoutError`."""
@@ -313,7 +315,7 @@ class EngineClient:
                 self._down_reason = reason
             streams, self._streams = self._streams, {}
             waiters, self._stats_waiters = self._stats_waiters, {}
-        for stream in streams.values():
+        for stream in dict.fromkeys(streams.values()):
             stream.deliver(GenerationFailed(reason))
         for waiter in waiters.values():
             waiter.put(NotReady(reason))
@@ -354,3 +356,10 @@ class EngineClient:
         if stream is not None and stream.deliver(item):
             with self._lock:
                 self._streams.pop(item.request_id, None)
+
+
+def _request_frame(request: AddRequest) -> bytes:
+    try:
+        return encode_frame(request)
+    except TransportError as error:
+        raise PayloadTooLarge(f"{len(request.prompt_token_ids)} prompt tokens are too many") from error

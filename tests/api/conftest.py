@@ -26,7 +26,7 @@ class Front:
         assert response.status_code == status, response.get_data(as_text=True)
         assert response.content_type == "application/json"
         answer = msgspec.json.decode(response.data, type=dict[str, str])
-        assert set(answer) == {"error", "error_type"}
+        assert set(answer) == {"error", "error_type", "request_id"}
         assert status != 422 or answer["error_type"] == "validation"
         return answer["error"]
 

@@ -44,10 +44,11 @@ Script = Callable[["FakeStream"], None]
 
 
 class FakeStream:
-    def __init__(self, engine: FakeEngine, request: AddRequest) -> None:
-        self.request = request
+    def __init__(self, engine: FakeEngine, requests: Sequence[AddRequest]) -> None:
+        self.requests = requests
+        self.request = requests[0]
         self.closed = False
-        self.finished = False
+        self.num_open = sum(request.params.n for request in requests)
         self._engine = engine
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
 
@@ -78,10 +79,10 @@ class FakeStream:
         except queue.Empty:
             raise TimeoutError from None
         if isinstance(news, RequestError):
-            self.finished = True
+            self.num_open = 0
             raise news
         if isinstance(news, SequenceOutput) and news.finish_reason is not None:
-            self.finished = True
+            self.num_open -= 1
         return news
 
     def close(self) -> None:
@@ -89,8 +90,8 @@ class FakeStream:
             return
         self.closed = True
         self._engine.closed_streams.append(self)
-        if not self.finished:
-            self._engine.aborted.append((self.request.request_id, None))
+        if self.num_open > 0:
+            self._engine.aborted.extend((request.request_id, None) for request in self.requests)
             self._engine.changed.set()
 
     def _top(self, ids: Sequence[int]) -> list[list[TopToken]] | None:
@@ -117,14 +118,17 @@ class FakeEngine:
     def next_request_id(self) -> str:
         return f"fake-{next(self._numbers)}"
 
-    def submit(self, request: AddRequest) -> FakeStream:
+    def submit(self, *requests: AddRequest) -> FakeStream:
+        """The script runs once per request; `stream.request` is the one it runs for."""
         if self.submit_error is not None:
             raise self.submit_error
-        request.params.validate(vocab_size=257)
-        self.requests.append(request)
-        stream = FakeStream(self, request)
+        stream = FakeStream(self, requests)
         self.streams.append(stream)
-        self.script(stream)
+        for request in requests:
+            request.params.validate(vocab_size=257)
+            self.requests.append(request)
+            stream.request = request
+            self.script(stream)
         return stream
 
     def abort(self, request_id: str, index: int | None = None) -> None:

@@ -15,6 +15,7 @@ from serving.api import connection
 from serving.api.app import create_app
 from serving.api.readiness import StageFile
 from serving.config import STAGE_FILE, HttpConfig, LimitsConfig, ServerConfig, Stage
+from serving.messages import AddRequest
 from tests.api.fake_engine import FakeEngine, FakeStream, FakeText, hello
 
 PAYLOAD_LIMIT_BYTES = 100_000
@@ -51,8 +52,8 @@ class TimedEngine(FakeEngine):
         super().__init__(lambda stream: SCRIPTS[bytes(stream.request.prompt_token_ids).decode()](stream))
         self.ended: dict[str, float] = {}
 
-    def submit(self, request: object) -> FakeStream:
-        stream = super().submit(request)  # type: ignore[arg-type]
+    def submit(self, *requests: AddRequest) -> FakeStream:
+        stream = super().submit(*requests)
         close = stream.close
 
         def closing() -> None:

@@ -47,7 +47,7 @@ def check(front: Front, path: str, body: bytes) -> None:
     text = response.get_data(as_text=True)
     if response.status_code != 200:
         answer: dict[str, Any] = json.loads(text)
-        assert set(answer) == {"error", "error_type"}
+        assert set(answer) == {"error", "error_type", "request_id"}
         assert len(response.data) < 1024 or not response.data.isascii()
         assert not LEAKS.search(text) or LEAKS.search(body.decode("utf-8", "replace"))
 

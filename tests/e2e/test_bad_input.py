@@ -80,7 +80,7 @@ def _assert_honest(status: int, content_type: str, body: bytes, sent: object) ->
     if status != 200:
         assert content_type.startswith("application/json"), sent
         error = json.loads(body)
-        assert set(error) >= {"error", "error_type"} and error["error"], sent
+        assert set(error) >= {"error", "error_type", "request_id"} and error["error"], sent
         assert len(body) < 1024, sent
         for leak in (b"Traceback", b".py", b"site-packages", b"0x"):
             assert leak not in body, (sent, body)

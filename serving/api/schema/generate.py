@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from serving.messages import AddRequest
-from serving.sampling_params import SamplingParams
+from serving.sampling_params import SamplingParams, Watermark
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -14,14 +14,19 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_input_tokens: int
     max_total_tokens: int
     max_best_of: int
+    max_n: int
+    max_client_batch_size: int
     max_stop_sequences: int
     max_top_n_tokens: int
+    vocab_size: int
+    grammar_support: bool = True
+    watermark: Watermark = Watermark()
     longest_token_bytes: int = 0
     """No token stands for more bytes than this; 0 when unknown."""
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A checked request: nothing in it can be refused for its form any more.
+    """A checked request for one prompt: nothing in it can be refused for its form any more.
 
     `params.max_new_tokens` is always set; `params.seed` is set whenever tokens are sampled.
     """

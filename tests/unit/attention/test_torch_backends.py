@@ -134,7 +134,9 @@ def test_tiled_bits_do_not_depend_on_neighbours_or_chunks(window: int | None) ->
 
 
 def test_unknown_backend_lists_the_known() -> None:
-    with pytest.raises(ConfigError, match=r"'paged' does not exist; choose one of .*sdpa, triton, flash_attn"):
+    with pytest.raises(
+        ConfigError, match=r"'paged' does not exist; choose one of .*sdpa, triton, flash_attn"
+    ):
         create_attention("paged", deterministic=False)
 
 

@@ -70,7 +70,7 @@ def _run(core: EngineCore) -> dict[tuple[str, int], list[SequenceOutput]]:
         ([-1], {}, "inputs", f"[0, {VOCAB})"),
         ([1] * 31, {}, "inputs", "at most 30 tokens, got 31"),
         ([1] * 30, {"max_new_tokens": 31}, "max_new_tokens", "at most 60, got 30 `inputs` tokens and 31"),
-        ([1], {"n": 4}, "best_of", "at most 3"),
+        ([1], {"n": 17}, "n", "at most 16"),
         ([1], {"temperature": float("nan")}, "temperature", "finite"),
         ([1], {"top_p": 0.0}, "top_p", "(0, 1]"),
         ([1], {"stop_token_ids": (VOCAB,)}, "stop_token_ids", str(VOCAB)),

@@ -159,7 +159,7 @@ def test_adapter_commands_are_refused_by_name(start: Callable[..., Engine]) -> N
 def test_abort_ends_the_stream(start: Callable[..., Engine]) -> None:
     client = start().client()
     stream = submit(client)
-    client.abort(stream.request_id)
+    client.abort(stream.request_ids[0])
     assert drain(stream)[1] == "abort"
 
 

@@ -29,13 +29,13 @@ ACCEPT_S = 5.0
 def submit(client: EngineClient, *, n: int = 1) -> OutputStream:
     """A request that the engine has accepted."""
     stream = client.submit(add_request(client.next_request_id(), n=n))
-    assert stream.get(ACCEPT_S) == RequestAccepted(request_id=stream.request_id)
+    assert stream.get(ACCEPT_S) == RequestAccepted(request_id=stream.request_ids[0])
     return stream
 
 
 def output(stream: OutputStream, token: int, *, index: int = 0, end: str | None = None) -> SequenceOutput:
     return SequenceOutput(
-        request_id=stream.request_id, index=index, token_ids=[token], logprobs=[-1.0], finish_reason=end
+        request_id=stream.request_ids[0], index=index, token_ids=[token], logprobs=[-1.0], finish_reason=end
     )
 
 
@@ -92,7 +92,7 @@ def test_a_refusal_is_raised_as_it_was(
 ) -> None:
     stream = submit(client, n=2)
     engine.emit(
-        "front", SequenceOutput(request_id=stream.request_id, finish_reason="error", error=to_wire(error))
+        "front", SequenceOutput(request_id=stream.request_ids[0], finish_reason="error", error=to_wire(error))
     )
     for _ in range(2):
         with pytest.raises(type(error)) as caught:
@@ -103,12 +103,12 @@ def test_a_refusal_is_raised_as_it_was(
 def test_leaving_a_stream_early_aborts(engine: FakeEngine, client: EngineClient) -> None:
     with submit(client) as stream:
         pass
-    wait_for(lambda: engine.aborted() == [stream.request_id])
+    wait_for(lambda: engine.aborted() == [stream.request_ids[0]])
     engine.emit("front", output(stream, 1, end="abort"))  # forgotten: dropped
     client.stats(5.0)
     stream.close()
     client.stats(5.0)
-    assert engine.aborted() == [stream.request_id]
+    assert engine.aborted() == [stream.request_ids[0]]
 
 
 def test_leaving_a_finished_stream_aborts_nothing(engine: FakeEngine, client: EngineClient) -> None:
@@ -121,8 +121,8 @@ def test_leaving_a_finished_stream_aborts_nothing(engine: FakeEngine, client: En
 
 def test_abort_of_one_sequence_keeps_the_stream(engine: FakeEngine, client: EngineClient) -> None:
     stream = submit(client, n=2)
-    client.abort(stream.request_id, 1)
-    wait_for(lambda: engine.aborted() == [stream.request_id])
+    client.abort(stream.request_ids[0], 1)
+    wait_for(lambda: engine.aborted() == [stream.request_ids[0]])
     engine.emit("front", output(stream, 1, index=1, end="abort"), output(stream, 2))
     assert stream.get(5.0) == output(stream, 1, index=1, end="abort")
     assert stream.get(5.0) == output(stream, 2)
@@ -131,13 +131,13 @@ def test_abort_of_one_sequence_keeps_the_stream(engine: FakeEngine, client: Engi
 def test_64_interleaved_streams(engine: FakeEngine, client: EngineClient) -> None:
     num_streams, num_tokens = 64, 40
     streams = [submit(client) for _ in range(num_streams)]
-    received: dict[str, list[int]] = {stream.request_id: [] for stream in streams}
+    received: dict[str, list[int]] = {stream.request_ids[0]: [] for stream in streams}
 
     def consume(stream: OutputStream) -> None:
         while True:
             item = stream.get(10.0)
-            assert isinstance(item, SequenceOutput) and item.request_id == stream.request_id
-            received[stream.request_id] += item.token_ids
+            assert isinstance(item, SequenceOutput) and item.request_id == stream.request_ids[0]
+            received[stream.request_ids[0]] += item.token_ids
             if item.finish_reason is not None:
                 return
 
@@ -236,7 +236,7 @@ def test_connects_again_after_a_restart(engine: FakeEngine, client: EngineClient
     second = FakeEngine(socket_path, ready=msgspec.structs.replace(READY, num_blocks=99))
     try:
         assert client.wait_ready(5.0).num_blocks == 99
-        assert submit(client).request_id == "front-2"
+        assert submit(client).request_ids[0] == "front-2"
         assert client.healthy() == (True, "")
     finally:
         second.stop()
@@ -332,4 +332,4 @@ def test_a_request_over_the_frame_limit_is_refused(client: EngineClient) -> None
 def test_a_request_id_is_used_once(engine: FakeEngine, client: EngineClient) -> None:
     stream = submit(client)
     with pytest.raises(TransportError, match="next_request_id"):
-        client.submit(add_request(stream.request_id))
+        client.submit(add_request(stream.request_ids[0]))
