@@ -106,4 +106,6 @@ $(VENV)/.runtime-$(BUILD): pyproject.toml $(VENV)/.torch-$(BUILD)
 $(VENV)/.dev-$(BUILD): pyproject.toml $(VENV)/.torch-$(BUILD)
 	@echo "environment: installing textgen-endpoint, what it needs and the test tools"
 	@$(PIP_INSTALL) -e '.[dev$(if $(EXTRAS),$(COMMA)$(EXTRAS))]'
+	@# TGI's own client asks for huggingface-hub < 1.0, which transformers excludes; it runs with later ones.
+	@$(PIP_INSTALL) --no-deps text-generation==0.7.0
 	@touch $@ $(VENV)/.runtime-$(BUILD)
