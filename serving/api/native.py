@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Response, request
+from flask import Response
 
-from serving.api.connection import connection_of
-from serving.api.context import ApiContext, context
-from serving.api.error_handlers import json_response, with_error_event
+from serving.api.call import Call, open_call
+from serving.api.error_handlers import json_response
 from serving.api.generation import Generation
 from serving.api.json_body import convert, unknown_fields
 from serving.api.native_reply import PrefillToken, compute_headers, reply, reply_headers
 from serving.api.offload import run_aside
 from serving.api.readiness import Serving
-from serving.api.request_record import RequestRecord
 from serving.api.roles import TextProcessor
 from serving.api.schema.generate import GenerateRequest
 from serving.api.schema.native import (
@@ -27,7 +23,7 @@ from serving.api.schema.native import (
     Tokenize,
     to_generate_request,
 )
-from serving.api.streaming import STREAM_HEADERS, native_events
+from serving.api.streaming import native_events
 from serving.api.strict_json import JsonValue
 
 IGNORED_HEADER = "x-ignored-parameters"
@@ -54,38 +50,29 @@ COMPATIBLE = NativeRoute(schema=NativeStreamableRequest, as_array=True, full_tex
 """`POST /` and `/invocations`."""
 
 
-def handle(route: NativeRoute, check: Callable[[dict[str, JsonValue]], None] | None = None) -> Response:
-    """Answer the current request. `check` may refuse the body before it is matched with the schema."""
-    shared = context()
-    inference_id = request.headers.get("X-Amzn-SageMaker-Inference-Id")
-    with RequestRecord(shared.metrics, request.path, inference_id) as record:
-        connection = connection_of(request.environ)
-        serving = shared.readiness.require()
-        shared.metrics.bind_limits(
-            max_input_tokens=serving.limits.max_input_tokens, max_total_tokens=serving.limits.max_total_tokens
-        )
-        body = shared.bodies.read_object(request.environ, connection)
-        if check is not None:
-            check(body)
-        checked = convert(body, route.schema)
-        ignored = _ignored(body, route.schema)
-        if ignored:
-            record.ignores(ignored)
-        generate_request = _checked_request(route, checked, serving)
-        generation = Generation(
-            generate_request,
-            engine=shared.engine,
-            text=serving.text,
-            connection=connection,
-            timings=record.timings,
-            keep_tokens=generate_request.details and not generate_request.stream,
-        )
-        record.begins(generation)
-        answer = _stream if generate_request.stream else _whole
-        response = answer(shared, serving, generation, record, route)
-        if ignored:
-            response.headers[IGNORED_HEADER] = ",".join(ignored)
-        return response
+def handle(route: NativeRoute) -> Response:
+    """Answer the current request."""
+    with open_call() as call:
+        return answer(call, route)
+
+
+def answer(call: Call, route: NativeRoute) -> Response:
+    """Answer a call whose body was read."""
+    checked = convert(call.body, route.schema)
+    ignored = _ignored(call.body, route.schema)
+    if ignored:
+        call.record.ignores(ignored)
+    generate_request = _checked_request(route, checked, call.serving)
+    keep_tokens = generate_request.details and not generate_request.stream
+    generation = call.generation(generate_request, keep_tokens=keep_tokens)
+    if generate_request.stream:
+        headers = compute_headers(generation, call.serving.engine)
+        response = call.stream(generation, native_events, headers)
+    else:
+        response = _whole(call.serving, generation, route)
+    if ignored:
+        response.headers[IGNORED_HEADER] = ",".join(ignored)
+    return response
 
 
 def _checked_request(route: NativeRoute, body: NativeRequest, serving: Serving) -> GenerateRequest:
@@ -101,9 +88,7 @@ def _checked_request(route: NativeRoute, body: NativeRequest, serving: Serving) 
     )
 
 
-def _whole(
-    shared: ApiContext, serving: Serving, generation: Generation, record: RequestRecord, route: NativeRoute
-) -> Response:
+def _whole(serving: Serving, generation: Generation, route: NativeRoute) -> Response:
     with generation:
         generation.start()
         for _ in generation.progress():
@@ -112,24 +97,6 @@ def _whole(
     body = reply(generation, _prefill(generation, serving.text))
     response = json_response([body] if route.as_array else body)
     response.headers.update(reply_headers(generation, serving.engine))
-    return response
-
-
-def _stream(
-    shared: ApiContext, serving: Serving, generation: Generation, record: RequestRecord, route: NativeRoute
-) -> Response:
-    """The answer begins once the engine admitted it; a refusal before that is an ordinary error."""
-    with ExitStack() as stack:
-        stack.callback(generation.close)
-        generation.start()
-        stack.pop_all()
-    record.detach()
-    events = native_events(generation, heartbeat_s=shared.config.http.heartbeat_s)
-    response = Response(with_error_event(events, on_error=record.failed, on_end=record.succeeded))
-    response.headers.update({**STREAM_HEADERS, **compute_headers(generation, serving.engine)})
-    # Also runs when the client left before the first byte; an iterator that never began would not notice.
-    response.call_on_close(generation.close)
-    response.call_on_close(record.closed)
     return response
 
 

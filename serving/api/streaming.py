@@ -1,11 +1,12 @@
-"""Server-sent events of a native stream: framing, keep-alive comments, the end. Knows a generation, not the
-engine.
+"""How events lie in a streamed body: server-sent events or JSON lines, with keep-alive and end; and the native events.
+Knows a generation, not the engine.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import msgspec
 
@@ -13,35 +14,72 @@ from serving.api.generation import Generation
 from serving.api.native_reply import last_stream_event, stream_event
 from serving.errors import IncompleteGeneration
 
-KEEP_ALIVE = b":\n\n"
-
-STREAM_HEADERS = {
-    "content-type": "text/event-stream",
-    "cache-control": "no-cache",
-    "x-accel-buffering": "no",
-}
-
 _encode = msgspec.json.Encoder().encode
 
 
-def frame(event: msgspec.Struct) -> bytes:
-    return b"data: " + _encode(event) + b"\n\n"
+@dataclass(slots=True, frozen=True)
+class Framing:
+    """One way to write events. `keep_alive` means nothing to a reader; `end` is what OpenAI's streams close with."""
+
+    content_type: str
+    before: bytes
+    after: bytes
+    keep_alive: bytes
+    end: bytes
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {
+            "content-type": self.content_type,
+            "cache-control": "no-cache",
+            "x-accel-buffering": "no",
+        }
+
+    def frame(self, event: msgspec.Struct) -> bytes:
+        return self.before + _encode(event) + self.after
 
 
-def native_events(generation: Generation, *, heartbeat_s: float) -> Iterator[bytes]:
-    """One event per token, several in one chunk when they arrive together. One chunk at a time is pending:
-    while the client does not take it, nothing more is made.
+SSE = Framing(
+    content_type="text/event-stream",
+    before=b"data: ",
+    after=b"\n\n",
+    keep_alive=b":\n\n",
+    end=b"data: [DONE]\n\n",
+)
+# A space in front of the next object leaves every line one JSON value.
+JSON_LINES = Framing(content_type="application/jsonlines", before=b"", after=b"\n", keep_alive=b" ", end=b"")
 
-    The first, empty chunk makes the server send the headers before there is a token.
+
+def framing_for(accept: str) -> Framing:
+    """What the Accept header of `/invocations` asks for: JSON lines by name, server-sent events otherwise."""
+    types = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
+    return JSON_LINES if JSON_LINES.content_type in types else SSE
+
+
+def with_heartbeat(chunks: Iterator[bytes], *, framing: Framing, heartbeat_s: float) -> Iterator[bytes]:
+    """`chunks`, an empty one standing for "nothing to send yet", with keep-alive bytes into longer silences.
+
+    One chunk is pending at a time: while the client does not take it, nothing more is made. The first, empty chunk makes
+    the server send the headers before there is a token.
     """
     yield b""
-    index = 0
     last_sent = time.monotonic()
+    for chunk in chunks:
+        if chunk:
+            yield chunk
+        elif time.monotonic() - last_sent >= heartbeat_s:
+            yield framing.keep_alive
+        else:
+            continue
+        last_sent = time.monotonic()
+
+
+def native_events(generation: Generation, framing: Framing) -> Iterator[bytes]:
+    """One event per token, several in one chunk when they arrive together; empty chunks while nothing happens."""
+    index = 0
     for progress in generation.progress():
         if progress is None:
-            if time.monotonic() - last_sent >= heartbeat_s:
-                yield KEEP_ALIVE
-                last_sent = time.monotonic()
+            yield b""
             continue
         tokens = progress.tokens
         if progress.final and not tokens:
@@ -49,8 +87,7 @@ def native_events(generation: Generation, *, heartbeat_s: float) -> Iterator[byt
         chunk = b""
         for token in tokens[:-1] if progress.final else tokens:
             index += 1
-            chunk += frame(stream_event(index, token))
+            chunk += framing.frame(stream_event(index, token))
         if progress.final:
-            chunk += frame(last_stream_event(index + 1, tokens[-1], generation))
+            chunk += framing.frame(last_stream_event(index + 1, tokens[-1], generation))
         yield chunk
-        last_sent = time.monotonic()

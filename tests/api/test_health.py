@@ -59,6 +59,7 @@ def test_work_is_refused_with_the_stage(front: Front, path: str) -> None:
     assert response.json == {
         "error": "the server is not ready: loading 3/8",
         "error_type": "healthcheck",
+        "request_id": response.headers["x-request-id"],
     }
     assert front.client.get("/info").json["error_type"] == "healthcheck"
 
@@ -150,7 +151,7 @@ def test_metrics_without_an_engine(front: Front) -> None:
         assert "textgen_kv_blocks" not in page
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/ping/", "/v1/../etc", "/%00", "/é", "/" + "x" * 3000])
+@pytest.mark.parametrize("path", ["/nothing", "/ping/", "/v2/../etc", "/%00", "/é", "/" + "x" * 3000])
 def test_unknown_routes(front: Front, path: str) -> None:
     response = front.client.get(path)
     assert response.status_code == 404

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from serving.api import native
+from serving.api.call import open_call
+from serving.api.streaming import framing_for
 from serving.api.strict_json import JsonValue
 from serving.errors import InvalidRequest
 
@@ -15,7 +17,10 @@ _NOT_BUILT = ("messages", "prompt", "input")
 
 @blueprint.post("/invocations")
 def invocations() -> Response:
-    return native.handle(native.COMPATIBLE, _require_inputs)
+    with open_call() as call:
+        call.framing = framing_for(request.headers.get("Accept", ""))
+        _require_inputs(call.body)
+        return native.answer(call, native.COMPATIBLE)
 
 
 def _require_inputs(body: dict[str, JsonValue]) -> None:

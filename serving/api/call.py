@@ -1,0 +1,91 @@
+"""One generation call of any API: its record, its body, the server's facts, and how its answer leaves, whole or streamed.
+Knows no API's shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from flask import Response, request
+
+from serving.api.connection import ClientConnection, connection_of
+from serving.api.context import ApiContext, context
+from serving.api.error_handlers import with_error_event
+from serving.api.generation import Generation
+from serving.api.readiness import Serving
+from serving.api.request_record import RequestRecord
+from serving.api.schema.generate import GenerateRequest
+from serving.api.streaming import SSE, Framing, with_heartbeat
+from serving.api.strict_json import JsonValue
+
+
+@dataclass(slots=True)
+class Call:
+    shared: ApiContext
+    serving: Serving
+    connection: ClientConnection
+    record: RequestRecord
+    body: dict[str, JsonValue]
+    framing: Framing = SSE
+
+    def generation(self, *requests: GenerateRequest, keep_tokens: bool) -> Generation:
+        """The generation of this call, noted in its record."""
+        generation = Generation(
+            *requests,
+            engine=self.shared.engine,
+            text=self.serving.text,
+            connection=self.connection,
+            timings=self.record.timings,
+            keep_tokens=keep_tokens,
+        )
+        self.record.begins(generation)
+        return generation
+
+    def stream(
+        self,
+        generation: Generation,
+        events: Callable[[Generation, Framing], Iterator[bytes]],
+        headers: Mapping[str, str],
+    ) -> Response:
+        """Answer with `events` once the engine admitted the call; a refusal before that is an ordinary error."""
+        with ExitStack() as stack:
+            stack.callback(generation.close)
+            generation.start()
+            stack.pop_all()
+        self.record.detach()
+        chunks = with_heartbeat(
+            events(generation, self.framing),
+            framing=self.framing,
+            heartbeat_s=self.shared.config.http.heartbeat_s,
+        )
+        response = Response(
+            with_error_event(
+                chunks,
+                framing=self.framing,
+                on_error=self.record.failed,
+                on_end=self.record.succeeded,
+            )
+        )
+        response.headers.update({**self.framing.headers, **headers})
+        # Also runs when the client left before the first byte; an iterator that never began would not notice.
+        response.call_on_close(generation.close)
+        response.call_on_close(self.record.closed)
+        return response
+
+
+@contextmanager
+def open_call() -> Iterator[Call]:
+    """Read the current request. Everything that goes wrong inside is counted and logged as this call's."""
+    shared = context()
+    inference_id = request.headers.get("X-Amzn-SageMaker-Inference-Id")
+    with RequestRecord(shared.metrics, request.path, inference_id) as record:
+        connection = connection_of(request.environ)
+        serving = shared.readiness.require()
+        shared.metrics.bind_limits(
+            max_input_tokens=serving.limits.max_input_tokens,
+            max_total_tokens=serving.limits.max_total_tokens,
+        )
+        body = shared.bodies.read_object(request.environ, connection)
+        yield Call(shared=shared, serving=serving, connection=connection, record=record, body=body)

@@ -1,0 +1,171 @@
+"""The two shapes of an error body, TGI's and OpenAI's, each with its status codes. Knows nothing of Flask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from serving.errors import (
+    BodyTimeout,
+    Draining,
+    GenerationFailed,
+    IncompleteGeneration,
+    InvalidRequest,
+    MalformedBody,
+    MethodNotAllowed,
+    NotFound,
+    NotReady,
+    Overloaded,
+    PayloadTooLarge,
+    RequestError,
+    ServingError,
+    TemplateError,
+    ToolError,
+    Unauthorized,
+    UnsupportedMediaType,
+)
+
+_MAX_MESSAGE_BYTES = 640  # SageMaker shows clients only short error bodies
+_MAX_NAME_CHARS = 80
+
+_NATIVE_STATUSES: dict[type[ServingError], int] = {
+    InvalidRequest: 422,
+    TemplateError: 422,
+    ToolError: 422,
+    Unauthorized: 401,
+    MalformedBody: 400,
+    PayloadTooLarge: 413,
+    UnsupportedMediaType: 415,
+    BodyTimeout: 408,
+    NotFound: 404,
+    MethodNotAllowed: 405,
+    Overloaded: 429,
+    Draining: 503,
+    NotReady: 503,
+    GenerationFailed: 424,
+    IncompleteGeneration: 500,
+    RequestError: 424,
+}
+_OPENAI_STATUSES = _NATIVE_STATUSES | {
+    InvalidRequest: 400,
+    TemplateError: 400,
+    ToolError: 400,
+    GenerationFailed: 500,
+    RequestError: 500,
+}
+_PREFIXES: dict[type[ServingError], str] = {
+    InvalidRequest: "Input validation error: ",
+    ToolError: "Tool error: ",
+    GenerationFailed: "Request failed during generation: ",
+}
+_OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
+_OPENAI_CODES = {
+    "validation": None,
+    "unauthorized": "invalid_api_key",
+    "overloaded": "rate_limit_exceeded",
+    "healthcheck": "not_ready",
+}
+
+
+@dataclass(slots=True, frozen=True)
+class Problem:
+    """What an error body says. `error_type` is our wire name, `field` the request field at fault."""
+
+    message: str
+    error_type: str
+    status: int
+    field: str | None = None
+
+
+class NativeError(msgspec.Struct, frozen=True):
+    error: Annotated[str, Meta(description="What is wrong, for people")]
+    error_type: Annotated[str, Meta(description="What is wrong, for programs")]
+    request_id: Annotated[str, Meta(description="The request's id, under which the log has the details")]
+
+
+class OpenAIErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    message: Annotated[str, Meta(description="What is wrong, for people")]
+    type: Annotated[
+        str,
+        Meta(
+            description="`invalid_request_error`, `authentication_error`, `rate_limit_error` or `server_error`"
+        ),
+    ]
+    param: Annotated[str | None, Meta(description="The request field at fault")]
+    code: Annotated[str | None, Meta(description="What is wrong, for programs")]
+    request_id: Annotated[str, Meta(description="The request's id, under which the log has the details")]
+
+
+class OpenAIError(msgspec.Struct, frozen=True):
+    error: OpenAIErrorDetail
+
+
+@dataclass(slots=True, frozen=True)
+class ErrorStyle:
+    """How one API shows errors."""
+
+    statuses: Mapping[type[ServingError], int]
+    prefixes: Mapping[type[ServingError], str]
+    body: Callable[[Problem, str], msgspec.Struct]
+    """The body of a problem in the request with this id; below 1 KB."""
+    ends_streams: bool
+    """True when the framing's end follows an error in a stream."""
+
+    def status_of(self, error: BaseException) -> int:
+        for cls in type(error).__mro__:
+            status = self.statuses.get(cls)
+            if status is not None:
+                return status
+        return 500
+
+    def problem(self, error: RequestError) -> Problem:
+        field = error.field if isinstance(error, InvalidRequest | NotFound) else None
+        message = self.prefixes.get(type(error), "") + error.message
+        return Problem(message, error.error_type, self.status_of(error), field)
+
+
+def printable(text: str) -> str:
+    """Client text in an error: short and plain."""
+    shown = text if len(text) <= _MAX_NAME_CHARS else text[: _MAX_NAME_CHARS - 1] + "…"
+    return "".join(c if c.isprintable() else "?" for c in shown)
+
+
+def _native_body(problem: Problem, request_id: str) -> NativeError:
+    return NativeError(_short(problem.message), problem.error_type, request_id)
+
+
+def _openai_body(problem: Problem, request_id: str) -> OpenAIError:
+    kind = "server_error" if problem.status >= 500 else "invalid_request_error"
+    code = _OPENAI_CODES.get(problem.error_type, problem.error_type)
+    if problem.error_type == NotFound.error_type and problem.field == "model":
+        code = "model_not_found"
+    return OpenAIError(
+        OpenAIErrorDetail(
+            message=_short(problem.message),
+            type=_OPENAI_TYPES.get(problem.status, kind),
+            param=None if problem.field is None else printable(problem.field),
+            code=code,
+            request_id=request_id,
+        )
+    )
+
+
+def _short(message: str) -> str:
+    """Cut by the bytes that the message takes in JSON, where escapes and other alphabets are longer."""
+    kept = message[:_MAX_MESSAGE_BYTES]
+    while (size := len(msgspec.json.encode(kept))) > _MAX_MESSAGE_BYTES:
+        kept = kept[: len(kept) * _MAX_MESSAGE_BYTES // size - 1]
+    return kept if len(kept) == len(message) else kept + "…"
+
+
+NATIVE = ErrorStyle(statuses=_NATIVE_STATUSES, prefixes=_PREFIXES, body=_native_body, ends_streams=False)
+OPENAI = ErrorStyle(
+    statuses=_OPENAI_STATUSES,
+    prefixes={GenerationFailed: _PREFIXES[GenerationFailed]},
+    body=_openai_body,
+    ends_streams=True,
+)
