@@ -7,6 +7,8 @@ from typing import Protocol
 
 from serving.messages import AddRequest, EngineReady, EngineStats, RequestAccepted, SequenceOutput
 from serving.sampling_params import SamplingParams
+from serving.text.chat import ChatRequest, PreparedChat
+from serving.text.stop import StopMatch
 from serving.vocabulary import Vocabulary
 
 
@@ -80,12 +82,40 @@ class SequenceText(Protocol):
     @property
     def text(self) -> str: ...
 
+    @property
+    def num_chars(self) -> int: ...
+
+    @property
+    def hold_back(self) -> int: ...
+
+    @property
+    def stop_match(self) -> StopMatch | None: ...
+
     def push(self, output: SequenceOutput) -> Sequence[TokenText]: ...
+
+
+class TokenSpan(Protocol):
+    """A token of a text: `text` lies at the UTF-8 bytes from `start` to `stop`."""
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def start(self) -> int: ...
+
+    @property
+    def stop(self) -> int: ...
 
 
 class TextProcessor(Protocol):
     @property
     def vocabulary(self) -> Vocabulary: ...
+
+    @property
+    def has_chat_template(self) -> bool: ...
 
     def new_sequence(
         self, params: SamplingParams, *, prompt_token_ids: Sequence[int] = ()
@@ -98,3 +128,9 @@ class TextProcessor(Protocol):
     def prompt_tokens(
         self, token_ids: Sequence[int], logprobs: Sequence[float | None]
     ) -> Sequence[PromptTokenText]: ...
+
+    def prepare_chat(self, chat: ChatRequest) -> PreparedChat:
+        """Takes time for long chats. Raises `TemplateError`, `ToolError` or `InvalidRequest`."""
+        ...
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> Sequence[TokenSpan]: ...

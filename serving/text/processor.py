@@ -7,9 +7,10 @@ from pathlib import Path
 
 from serving.errors import InvalidRequest, TemplateError
 from serving.sampling_params import SamplingParams
+from serving.text.chat import ChatPreparer, ChatRequest, PreparedChat
 from serving.text.chat_template import ChatTemplate
 from serving.text.sequence_text import PromptTokenText, SequenceText, prompt_tokens
-from serving.text.tokenizer import Tokenizer
+from serving.text.tokenizer import Tokenizer, TokenSpan
 from serving.vocabulary import Vocabulary
 
 
@@ -27,6 +28,11 @@ class TextProcessor:
         self.tokenizer = tokenizer
         self._chat_template = chat_template
         self._vocab_size = vocab_size
+        self._chats = ChatPreparer(
+            chat_template,
+            encode=lambda text: self.tokenizer.encode(text, add_special_tokens=False),
+            special_texts=self.vocabulary.special_text.values(),
+        )
 
     @classmethod
     def from_dir(cls, model_dir: str | Path, *, vocab_size: int | None = None) -> TextProcessor:
@@ -55,11 +61,21 @@ class TextProcessor:
             if truncate < 1:
                 raise InvalidRequest(f"`truncate` is {truncate}, must be at least 1", field="truncate")
             ids = ids[-truncate:]
-        if not ids:
-            raise InvalidRequest("`inputs` has no tokens, must have at least one", field="inputs")
-        if self._vocab_size is not None and len(self.vocabulary) > self._vocab_size:
-            self._require_known(ids, self._vocab_size)
+        self._require_usable(ids, "inputs")
         return ids
+
+    def prepare_chat(self, chat: ChatRequest) -> PreparedChat:
+        """The prompt of a chat, and how its answer is read.
+
+        Long chats take time: call it from a thread pool. Raises `TemplateError`, `ToolError` or `InvalidRequest`.
+        """
+        prepared = self._chats.prepare(chat)
+        self._require_usable(prepared.prompt_token_ids, "messages")
+        return prepared
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[TokenSpan]:
+        """The tokens of `text` with their places in it. Raises `InvalidRequest`."""
+        return self.tokenizer.spans(text, add_special_tokens=add_special_tokens)
 
     def render_chat(
         self,
@@ -89,10 +105,12 @@ class TextProcessor:
         """The prompt, spelled token by token."""
         return prompt_tokens(self.vocabulary, token_ids, logprobs)
 
-    def _require_known(self, ids: Sequence[int], vocab_size: int) -> None:
-        unknown = max(ids)
-        if unknown >= vocab_size:
+    def _require_usable(self, ids: Sequence[int], field: str) -> None:
+        if not ids:
+            raise InvalidRequest(f"`{field}` has no tokens, must have at least one", field=field)
+        vocab_size = self._vocab_size
+        if vocab_size is not None and len(self.vocabulary) > vocab_size and max(ids) >= vocab_size:
             raise InvalidRequest(
-                f"`inputs` holds token {unknown}, which this model does not know: it has {vocab_size} tokens",
-                field="inputs",
+                f"`{field}` holds token {max(ids)}, which this model does not know: it has {vocab_size} tokens",
+                field=field,
             )

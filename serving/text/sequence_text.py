@@ -82,6 +82,11 @@ class SequenceText:
         return "".join(self._pieces)
 
     @property
+    def num_chars(self) -> int:
+        """Length of `text`."""
+        return self._num_chars
+
+    @property
     def stop_match(self) -> StopMatch | None:
         """Where in `text` the stop string lies, for callers that hide it. Set with any finish reason."""
         return self._matcher.match

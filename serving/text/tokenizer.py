@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,18 @@ class _TokenizerFile(msgspec.Struct):
     """The one part of tokenizer.json that we read ourselves."""
 
     decoder: dict[str, object] | None = None
+
+
+class TokenSpan(msgspec.Struct, frozen=True):
+    """A token of a text and where it comes from: `start` and `stop` count UTF-8 bytes, `text` is what lies between.
+
+    Tokens that share a character all have its span; a token that the text does not spell has an empty one at 0.
+    """
+
+    id: int
+    text: str
+    start: int
+    stop: int
 
 
 class Tokenizer:
@@ -79,6 +92,21 @@ class Tokenizer:
             _require_unicode(text)
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in encodings]
+
+    def spans(self, text: str, *, add_special_tokens: bool = True) -> list[TokenSpan]:
+        """Every token of `text` with its place in it. Raises `InvalidRequest` as `encode` does."""
+        _require_unicode(text)
+        [encoding] = self._backend.encode_batch([text], add_special_tokens=add_special_tokens)
+        byte_at = range(len(text) + 1) if text.isascii() else _byte_positions(text)
+        return [
+            TokenSpan(token_id, text[start:stop], byte_at[start], byte_at[stop])
+            for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
+        ]
+
+
+def _byte_positions(text: str) -> list[int]:
+    """Where each character begins in the UTF-8 form of `text`, and its length at last."""
+    return [0, *itertools.accumulate(len(char.encode("utf-8")) for char in text)]
 
 
 def _require_unicode(text: str) -> None:

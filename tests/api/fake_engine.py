@@ -10,7 +10,10 @@ from collections.abc import Callable, Sequence
 from serving.errors import InvalidRequest, RequestError
 from serving.messages import AddRequest, EngineReady, EngineStats, RequestAccepted, SequenceOutput, TopToken
 from serving.sampling_params import SamplingParams
+from serving.text.chat import ChatPreparer, ChatRequest, PreparedChat
+from serving.text.chat_template import ChatTemplate
 from serving.text.sequence_text import PromptTokenText, SequenceText, prompt_tokens
+from serving.text.tokenizer import TokenSpan
 from serving.vocabulary import Vocabulary
 
 EOS = 256
@@ -151,10 +154,32 @@ def hello(stream: FakeStream) -> None:
     stream.tokens("o", "length", queue_s=0.002, inference_s=0.5)
 
 
+CHAT_TEMPLATE = (
+    "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}"
+    "{% for message in messages %}{{ message.role }}: {{ message.content or '' }}"
+    "{% for call in message.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
 class FakeText:
-    """Every byte of the text is a token."""
+    """Every byte of the text is a token; chats are rendered with a short template."""
 
     vocabulary = VOCABULARY
+
+    def __init__(self, chat_template: str | None = CHAT_TEMPLATE) -> None:
+        template = None if chat_template is None else ChatTemplate(chat_template, {"eos_token": "</s>"})
+        self._chats = ChatPreparer(template, encode=lambda text: list(text.encode()), special_texts=["</s>"])
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._chats.has_template
+
+    def prepare_chat(self, chat: ChatRequest) -> PreparedChat:
+        return self._chats.prepare(chat)
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[TokenSpan]:
+        return [TokenSpan(byte, chr(byte), i, i + 1) for i, byte in enumerate(text.encode())]
 
     def new_sequence(self, params: SamplingParams, *, prompt_token_ids: Sequence[int] = ()) -> SequenceText:
         return SequenceText(self.vocabulary, params, prompt_token_ids=prompt_token_ids)
