@@ -19,6 +19,7 @@ from serving.errors import ConfigError
 
 DEFAULT_BASE_DIR = "/opt/ml"
 _AWS_SECRETS = frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"})
+_SECRET_FIELDS = frozenset({"http.api_key"})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -101,13 +102,14 @@ def settings_table(config: ServerConfig, sources: Mapping[str, str]) -> list[tup
     for path in variables.all_fields():
         slice_name, field_name = path.split(".")
         value = getattr(getattr(config, slice_name), field_name)
-        rows.append((path, "unset" if value is None else str(value), sources.get(path, "default")))
+        shown = "unset" if value is None else "***" if path in _SECRET_FIELDS else str(value)
+        rows.append((path, shown, sources.get(path, "default")))
     return rows
 
 
 def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment a child may see that needs neither the Hub nor AWS."""
-    hidden = _AWS_SECRETS | set(variables.HF_TOKENS)
+    """The environment a child may see that needs neither the Hub nor AWS; the API key is in its configuration."""
+    hidden = _AWS_SECRETS | set(variables.HF_TOKENS) | set(_names_of("http.api_key"))
     return {name: text for name, text in environ.items() if name not in hidden}
 
 
@@ -126,6 +128,10 @@ def overlay(environ: Mapping[str, str], flags: Mapping[str, str]) -> dict[str, s
         same_name = flag.upper().replace("-", "_")
         merged[same_name if same_name in names else names[0]] = text
     return merged
+
+
+def _names_of(field: str) -> tuple[str, ...]:
+    return next(variable.names for variable in VARIABLES if variable.field == field)
 
 
 def _names_of_flag(flag: str) -> tuple[str, ...]:
@@ -177,6 +183,11 @@ def _check(config: ServerConfig, sources: Mapping[str, str]) -> None:
         raise ConfigError(
             f"{sources['limits.max_input_tokens']}={longest} must be below MAX_TOTAL_TOKENS={total}: "
             "at least one token is generated"
+        )
+    key = config.http.api_key
+    if key is not None and not all(char == " " or char.isprintable() for char in key):
+        raise ConfigError(
+            "API_KEY holds a character that no header can carry; use letters, digits and punctuation"
         )
     capacity = config.cache.max_batch_total_tokens
     if total is not None and capacity is not None and total > capacity:

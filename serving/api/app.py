@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 from flask import Flask
 
-from serving.api import error_handlers, request_id
+from serving.api import auth, cors, error_handlers, request_id
 from serving.api.connection import ConnectionMiddleware
 from serving.api.context import EXTENSION, ApiContext
 from serving.api.json_body import BodyReader
 from serving.api.readiness import Readiness, TextProvider
 from serving.api.roles import EngineClient
-from serving.api.routes import generate, health, info, invocations
+from serving.api.routes import generate, health, info, invocations, tokenize
 from serving.config import ServerConfig, Stage
 from serving.metrics import ServerMetrics
 
@@ -32,6 +32,7 @@ def create_app(
 ) -> Flask:
     """`text` returns None until the engine's model folder is known and its tokenizer read."""
     app = Flask("serving", static_folder=None)
+    app.url_map.merge_slashes = False  # `//ping` is no other way to write `/ping`
     limit_bytes = config.limits.payload_limit_bytes
     app.extensions[EXTENSION] = ApiContext(
         config=config,
@@ -46,7 +47,9 @@ def create_app(
     )
     error_handlers.register(app)
     request_id.register(app)
-    for routes in (health, generate, invocations, info):
+    cors.register(app, config.http)
+    auth.register(app, config.http)
+    for routes in (health, generate, invocations, info, tokenize):
         app.register_blueprint(routes.blueprint)
     # The way Flask documents for WSGI middleware; its attribute is declared as a method.
     app.wsgi_app = ConnectionMiddleware(app.wsgi_app)  # type: ignore[method-assign]

@@ -33,6 +33,8 @@ _Schema = TypeVar("_Schema")
 _READ_BYTES = 64 * 1024
 _READ_BYTES_CHUNKED = 4 * 1024  # chunks may be one byte long: other greenlets get their turn after this many
 _JSON_TYPE = re.compile(r"application/([\w.-]+\+)?json", re.IGNORECASE)
+_STEPS = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+_MAX_GIVEN_CHARS = 40
 _AT_PATH = re.compile(r"(.*?)(?: - at `\$\.?(.*)`)?", re.DOTALL)
 
 
@@ -108,7 +110,23 @@ def convert(value: JsonValue, schema: type[_Schema]) -> _Schema:
             path = f"{path}.{missing[1]}" if path else missing[1]
             raise InvalidRequest(f"`{path}` is missing", field=path) from None
         field = path or "body"
-        raise InvalidRequest(f"`{field}`: {reason[:1].lower()}{reason[1:]}", field=field) from None
+        given = _given(value, path) if path else ""
+        raise InvalidRequest(f"`{field}`: {reason[:1].lower()}{reason[1:]}{given}", field=field) from None
+
+
+def _given(value: JsonValue, path: str) -> str:
+    """The scalar at msgspec's `path` as an error shows it; nothing for containers, and where the path is not plain."""
+    for name, index in _STEPS.findall(path):
+        if index and isinstance(value, list):
+            value = value[int(index)]
+        elif isinstance(value, dict) and name in value:
+            value = value[name]
+        else:
+            return ""
+    if isinstance(value, dict | list):
+        return ""
+    shown = msgspec.json.encode(value).decode()
+    return f". Given: {shown if len(shown) <= _MAX_GIVEN_CHARS else shown[: _MAX_GIVEN_CHARS - 1] + '…'}"
 
 
 def unknown_fields(

@@ -23,8 +23,11 @@ from serving.api.schema.native import (
     Tokenize,
     to_generate_request,
 )
+from serving.api.schema.native_grammar import unknown_grammar_fields
 from serving.api.streaming import native_events
 from serving.api.strict_json import JsonValue
+from serving.config import HttpConfig
+from serving.errors import InvalidRequest
 
 IGNORED_HEADER = "x-ignored-parameters"
 
@@ -59,9 +62,10 @@ def handle(route: NativeRoute) -> Response:
 def answer(call: Call, route: NativeRoute) -> Response:
     """Answer a call whose body was read."""
     checked = convert(call.body, route.schema)
-    ignored = _ignored(call.body, route.schema)
+    ignored = ignored_names(call.body, route.schema)
     if ignored:
         call.record.ignores(ignored)
+        refuse_unknown(ignored, call.shared.config.http)
     generate_request = _checked_request(route, checked, call.serving)
     keep_tokens = generate_request.details and not generate_request.stream
     generation = call.generation(generate_request, keep_tokens=keep_tokens)
@@ -73,6 +77,23 @@ def answer(call: Call, route: NativeRoute) -> Response:
     if ignored:
         response.headers[IGNORED_HEADER] = ",".join(ignored)
     return response
+
+
+def ignored_names(body: dict[str, JsonValue], schema: type[NativeRequest]) -> list[str]:
+    """Fields that nobody reads, in a form that is safe in a header."""
+    names = unknown_fields(body, schema)
+    parameters: Any = body.get("parameters")
+    if isinstance(parameters, dict):
+        names += unknown_fields(parameters, NativeParameters, prefix="parameters.")
+        names += unknown_grammar_fields(parameters.get("grammar"), prefix="parameters.grammar.")
+    return [_header_safe(name) for name in names[:_MAX_IGNORED_NAMES]]
+
+
+def refuse_unknown(names: list[str], config: HttpConfig) -> None:
+    """Raises `InvalidRequest` where unknown fields are to be refused."""
+    if names and config.unknown_parameters == "refuse":
+        listed = ", ".join(f"`{name}`" for name in names)
+        raise InvalidRequest(f"unknown parameters: {listed}", field=names[0])
 
 
 def _checked_request(route: NativeRoute, body: NativeRequest, serving: Serving) -> GenerateRequest:
@@ -115,15 +136,6 @@ def _tokenizer_of(text: TextProcessor) -> Tokenize:
         return run_aside(lambda: text.prepare(inputs, truncate=truncate))
 
     return tokenize
-
-
-def _ignored(body: dict[str, JsonValue], schema: type[NativeRequest]) -> list[str]:
-    """Fields that nobody reads, in a form that is safe in a header."""
-    names = unknown_fields(body, schema)
-    parameters: Any = body.get("parameters")
-    if isinstance(parameters, dict):
-        names += unknown_fields(parameters, NativeParameters, prefix="parameters.")
-    return [_header_safe(name) for name in names[:_MAX_IGNORED_NAMES]]
 
 
 def _header_safe(name: str) -> str:

@@ -125,7 +125,7 @@ def reply_headers(generation: Generation, ready: EngineReady) -> dict[str, str]:
 
 def compute_headers(generation: Generation, ready: EngineReady) -> dict[str, str]:
     return {
-        "x-compute-type": "cpu" if ready.device == "cpu" else "gpu",
+        "x-compute-type": f"{ready.num_ranks}-{ready.device}",  # TGI: shards and device
         "x-compute-characters": str(len(generation.request.inputs)),
     }
 

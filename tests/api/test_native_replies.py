@@ -191,7 +191,7 @@ def test_headers(new_front: FrontFactory) -> None:
     response = new_front(hi_with_eos).client.post("/generate", json={"inputs": "añb"})
     headers = response.headers
     assert headers["content-type"] == "application/json"
-    assert headers["x-compute-type"] == "cpu"
+    assert headers["x-compute-type"] == "1-cpu"
     assert headers["x-compute-characters"] == "3"
     assert headers["x-prompt-tokens"] == "4"
     assert headers["x-generated-tokens"] == "3"
@@ -226,7 +226,7 @@ def test_event_bytes_are_tgis(new_front: FrontFactory) -> None:
     assert headers["content-type"] == "text/event-stream"
     assert headers["cache-control"] == "no-cache"
     assert headers["x-accel-buffering"] == "no"
-    assert (headers["x-compute-type"], headers["x-compute-characters"]) == ("cpu", "1")
+    assert (headers["x-compute-type"], headers["x-compute-characters"]) == ("1-cpu", "1")
     assert "x-compute-time" not in headers
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from serving.config import LimitsConfig
+from serving.config import HttpConfig, LimitsConfig
+from serving.sampling_params import Grammar, Watermark
 from tests.api.conftest import Front, FrontFactory
 
 U64 = 2**64
@@ -43,6 +44,7 @@ ACCEPTED: list[tuple[str, Any]] = [
     ("typical_p", None),
     ("typical_p", 0.001),
     ("typical_p", 0.999),
+    ("typical_p", 1.0),
     ("do_sample", True),
     ("do_sample", False),
     ("max_new_tokens", None),
@@ -56,7 +58,7 @@ ACCEPTED: list[tuple[str, Any]] = [
     ("truncate", 1),
     ("truncate", 200),
     ("watermark", False),
-    ("watermark", None),
+    ("watermark", True),
     ("details", True),
     ("decoder_input_details", True),
     ("seed", None),
@@ -66,6 +68,10 @@ ACCEPTED: list[tuple[str, Any]] = [
     ("top_n_tokens", 0),
     ("top_n_tokens", 5),
     ("grammar", None),
+    ("grammar", {"type": "json", "value": {"type": "object"}}),
+    ("grammar", {"type": "json_object", "value": '{"type": "object"}'}),
+    ("grammar", {"type": "json_schema", "value": {"name": "a", "strict": True, "schema": {}}}),
+    ("grammar", {"type": "regex", "value": "[ab]+"}),
     ("adapter_id", None),
 ]
 
@@ -79,7 +85,7 @@ def test_accepts(front: Front, name: str, value: Any) -> None:
 
 INTEGERS = ("best_of", "top_k", "max_new_tokens", "truncate", "seed", "top_n_tokens")
 FLOATS = ("temperature", "repetition_penalty", "frequency_penalty", "top_p", "typical_p")
-BOOLEANS = ("do_sample", "details", "decoder_input_details")
+BOOLEANS = ("do_sample", "details", "decoder_input_details", "watermark")
 NOT_NULL = (*BOOLEANS, "stop")
 
 REFUSED: list[tuple[str, Any]] = [
@@ -104,7 +110,7 @@ REFUSED: list[tuple[str, Any]] = [
     ("top_p", -0.5),
     ("top_p", 1e300),
     ("typical_p", 0.0),
-    ("typical_p", 1.0),
+    ("typical_p", 1.001),
     ("typical_p", -0.5),
     ("max_new_tokens", 0),
     ("max_new_tokens", -1),
@@ -125,12 +131,16 @@ REFUSED: list[tuple[str, Any]] = [
     ("stop", [None]),
     ("stop", [""]),
     ("stop", ["x" * 1025]),
-    ("watermark", True),
-    ("watermark", 1),
-    ("grammar", {"type": "json", "value": {}}),
     ("grammar", "x"),
-    ("adapter_id", "a"),
-    ("adapter_id", ""),
+    ("grammar", {}),
+    ("grammar", {"type": "json"}),
+    ("grammar", {"type": "text"}),
+    ("grammar", {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}),
+    ("grammar", {"type": "json", "value": "{"}),
+    ("grammar", {"type": "json", "value": "[]"}),
+    ("grammar", {"type": "json", "value": []}),
+    ("grammar", {"type": "regex", "value": {}}),
+    ("grammar", {"type": "json_schema", "value": {"name": "a"}}),
     ("adapter_id", 3),
     ("return_full_text", 1),
     ("return_full_text", "true"),
@@ -209,6 +219,7 @@ def test_errors_show_the_value_and_the_limit(front: Front) -> None:
         ({"seed": U64}, {"top_n_tokens": 6}),
         ({"top_n_tokens": 6}, {"truncate": 0}),
         ({"truncate": 0}, {"max_new_tokens": 256}),
+        ({"max_new_tokens": 256}, {"grammar": {"type": "json", "value": "{"}}),
     ],
 )
 def test_order_of_checks_is_tgis(front: Front, earlier: dict[str, Any], later: dict[str, Any]) -> None:
@@ -238,6 +249,57 @@ def both(stream: Any) -> None:
     stream.accept()
     stream.tokens("a", "length")
     stream.tokens("a", "length", index=1)
+
+
+@pytest.mark.parametrize("adapter", ["mine", "", "x" * 5000, "\n"])
+@pytest.mark.parametrize("path", ["/generate", "/generate_stream", "/", "/invocations"])
+def test_an_unknown_adapter_is_never_the_base_model(front: Front, path: str, adapter: str) -> None:
+    response = front.client.post(path, json={"inputs": "a", "parameters": {"adapter_id": adapter}})
+    assert (response.status_code, response.json["error_type"]) == (404, "not_found")
+    assert "parameters.adapter_id" in response.json["error"]
+    assert len(response.data) < 1024
+    assert front.engine.requests == []
+
+
+def test_grammars_reach_the_engine_as_text(front: Front) -> None:
+    schema = {"type": "object", "properties": {"b": {"type": "integer"}, "a": {"minimum": 0.5}}}
+    text = json.dumps(schema, separators=(",", ":"))
+    for grammar, kind, source in (
+        ({"type": "json", "value": schema}, "json_schema", text),
+        ({"type": "json_object", "value": json.dumps(schema)}, "json_schema", text),
+        ({"type": "json_schema", "value": {"schema": schema}}, "json_schema", text),
+        ({"type": "regex", "value": "[0-9]{3}"}, "regex", "[0-9]{3}"),
+    ):
+        body = json.dumps({"inputs": "hello", "parameters": {"grammar": grammar}})  # keeps the order of keys
+        assert front.client.post("/generate", data=body).status_code == 200
+        params = front.engine.requests[-1].params
+        assert params.grammar == Grammar(kind=kind, source=source)
+    assert sampling_of(front, {}).grammar is None
+
+
+def test_openais_form_of_a_grammar_is_refused_naming_value(front: Front) -> None:
+    grammar = {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}
+    assert "`parameters.grammar.value`" in front.error({"inputs": "a", "parameters": {"grammar": grammar}})
+
+
+def test_grammars_can_be_switched_off(new_front: FrontFactory) -> None:
+    front = new_front(limits=LimitsConfig(grammar_support=False))
+    body = {"inputs": "a", "parameters": {"grammar": {"type": "regex", "value": "a"}}}
+    assert "`parameters.grammar` is not supported" in front.error(body)
+    assert sampling_of(front, {"parameters": {"grammar": None}}).grammar is None
+
+
+def test_watermarks_take_the_configured_strength(new_front: FrontFactory) -> None:
+    front = new_front(limits=LimitsConfig(watermark_gamma=0.25, watermark_delta=4.0))
+    assert sampling_of(front, {"parameters": {"watermark": True}}).watermark == Watermark(
+        gamma=0.25, delta=4.0
+    )
+    assert sampling_of(front, {"parameters": {"watermark": False}}).watermark is None
+
+
+def test_shares_of_one_mean_off(front: Front) -> None:
+    params = sampling_of(front, {"parameters": {"top_p": 1.0, "typical_p": 1.0}})
+    assert (params.greedy, params.top_p, params.typical_p) == (True, 1.0, 1.0)
 
 
 def test_prefill_details_cannot_be_streamed(front: Front) -> None:
@@ -315,6 +377,30 @@ def test_unknown_fields_are_named_and_counted(front: Front) -> None:
     assert response.status_code == 200
     assert response.headers["x-ignored-parameters"] == "stream,bar,parameters.foo,parameters.???x"
     assert "textgen_ignored_parameters 4.0" in front.client.get("/metrics").get_data(as_text=True)
+
+
+def test_unknown_fields_inside_a_grammar_are_named_too(front: Front) -> None:
+    grammar = {"type": "json_schema", "value": {"schema": {}, "extra": 1}, "whitespace": ""}
+    response = generate(front, {"grammar": grammar})
+    names = "parameters.grammar.whitespace,parameters.grammar.value.extra"
+    assert response.headers["x-ignored-parameters"] == names
+
+
+def test_unknown_fields_can_be_refused(new_front: FrontFactory) -> None:
+    front = new_front(http=HttpConfig(unknown_parameters="refuse"))
+    error = front.error({"inputs": "hello", "parameters": {"min_p": 0.1}, "bar": None})
+    assert "`bar`, `parameters.min_p`" in error
+    assert front.engine.requests == []
+    assert "textgen_ignored_parameters 2.0" in front.client.get("/metrics").get_data(as_text=True)
+    assert generate(front, {"top_k": 3}).status_code == 200
+
+
+def test_type_errors_show_the_value(front: Front) -> None:
+    error = front.error({"inputs": "hello", "parameters": {"top_k": 1.5}})
+    assert (
+        error == "Input validation error: `parameters.top_k`: expected `int | null`, got `float`. Given: 1.5"
+    )
+    assert front.error({"inputs": "hello", "parameters": {"stop": ["a", 7]}}).endswith("Given: 7")
 
 
 def test_error_bodies_stay_short(front: Front) -> None:

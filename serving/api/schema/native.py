@@ -1,28 +1,30 @@
 """TGI's native request: `inputs`, `parameters`, `stream`. Its checks, in TGI's order, and its meaning as
 sampling parameters. Knows nothing of HTTP.
 
-Differences to TGI, on purpose: `top_p: 1.0` means off instead of being refused; token limits are checked with
-the true numbers instead of chunks of 1024; `watermark`, `grammar` and `adapter_id` are refused while they are
-not built; an empty stop string is refused.
+Differences to TGI, on purpose: `top_p: 1.0` and `typical_p: 1.0` mean off instead of being refused; token limits are
+checked with the true numbers instead of chunks of 1024; an adapter that does not exist is refused instead of being
+answered by the base model; an empty stop string is refused.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Annotated, NoReturn
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from serving.api.schema.generate import GenerateRequest, Limits
-from serving.errors import InvalidRequest
-from serving.sampling_params import MAX_SEED, SamplingParams
+from serving.api.schema.native_grammar import NativeGrammar, to_grammar
+from serving.errors import InvalidRequest, NotFound
+from serving.sampling_params import MAX_SEED, Grammar, SamplingParams
 
 _MAX_U32 = 2**32 - 1
 _MAX_I32 = 2**31 - 1
 _MAX_FLOAT32 = 3.4028234663852886e38
 _MAX_STOP_CHARS = 1024
+_MAX_SHOWN_CHARS = 64
 _SMALLEST_DIVISOR = 1e-6
 """Scores are divided by temperature and repetition penalty in float32. A smaller divisor could overflow them;
 the result is the same already at this value (the likeliest token, always).
@@ -32,26 +34,62 @@ Tokenize = Callable[[str, int | None], list[int]]
 """Text and `truncate` to prompt token ids."""
 
 
+def _doc(description: str, **bounds: float) -> Meta:
+    """Bounds are documented here and checked below, because TGI's order of checks is not the order of fields."""
+    return Meta(description=description, extra_json_schema=dict(bounds) or None)
+
+
 class NativeParameters(msgspec.Struct, kw_only=True):
-    best_of: int | None = None
-    temperature: float | None = None
-    repetition_penalty: float | None = None
-    frequency_penalty: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    typical_p: float | None = None
-    do_sample: bool = False
-    max_new_tokens: int | None = None
-    return_full_text: bool | None = None
-    stop: list[str] = []
-    truncate: int | None = None
-    watermark: bool | None = False
-    details: bool = False
-    decoder_input_details: bool = False
-    seed: int | None = None
-    top_n_tokens: int | None = None
-    grammar: Any = None
-    adapter_id: str | None = None
+    """How to generate. An empty object means greedy search, no object at all means sampling."""
+
+    best_of: Annotated[
+        int | None, _doc("generate so many answers and return the likeliest; needs sampling", minimum=0)
+    ] = None
+    temperature: Annotated[
+        float | None,
+        _doc("divides the scores; below 1 sharpens", exclusiveMinimum=0, maximum=_MAX_FLOAT32),
+    ] = None
+    repetition_penalty: Annotated[
+        float | None,
+        _doc("above 1 discourages tokens that occurred", exclusiveMinimum=0, maximum=_MAX_FLOAT32),
+    ] = None
+    frequency_penalty: Annotated[
+        float | None,
+        _doc("times the share a token has in prompt and output, taken from its score", minimum=-2, maximum=2),
+    ] = None
+    top_k: Annotated[
+        int | None, _doc("draw from the k likeliest tokens; absent: off", minimum=1, maximum=_MAX_I32)
+    ] = None
+    top_p: Annotated[
+        float | None,
+        _doc("draw from the likeliest tokens with this total probability", exclusiveMinimum=0, maximum=1),
+    ] = None
+    typical_p: Annotated[
+        float | None,
+        _doc("locally typical sampling with this total probability", exclusiveMinimum=0, maximum=1),
+    ] = None
+    do_sample: Annotated[bool, _doc("draw tokens instead of taking the likeliest")] = False
+    max_new_tokens: Annotated[
+        int | None, _doc("longest output; absent: the rest of the context", minimum=1, maximum=_MAX_U32)
+    ] = None
+    return_full_text: Annotated[bool | None, _doc("put the prompt in front; absent: as the route does")] = (
+        None
+    )
+    stop: Annotated[list[str], _doc("texts that end the output, and stay in it")] = []
+    truncate: Annotated[int | None, _doc("keep only the last so many prompt tokens", minimum=1)] = None
+    watermark: Annotated[bool, _doc("mark the output so that a detector can tell it")] = False
+    details: Annotated[bool, _doc("return tokens, log-probabilities and the finish reason")] = False
+    decoder_input_details: Annotated[
+        bool, _doc("return log-probabilities of the prompt's tokens; not for streams")
+    ] = False
+    seed: Annotated[
+        int | None, _doc("makes sampling repeatable; absent: random", minimum=0, maximum=MAX_SEED)
+    ] = None
+    top_n_tokens: Annotated[int | None, _doc("return the likeliest tokens at each position", minimum=0)] = (
+        None
+    )
+    grammar: Annotated[NativeGrammar | None, _doc("what the output has to match")] = None
+    adapter_id: Annotated[str | None, _doc("LoRA adapter; absent: the base model")] = None
 
     @property
     def samples(self) -> bool:
@@ -68,7 +106,7 @@ class NativeParameters(msgspec.Struct, kw_only=True):
 class NativeRequest(msgspec.Struct, kw_only=True):
     """Body of `POST /generate` and `/generate_stream`."""
 
-    inputs: str
+    inputs: Annotated[str, Meta(description="the prompt", extra_json_schema={"minLength": 1})]
     parameters: NativeParameters | UnsetType = UNSET
 
     def parameters_or_default(self) -> NativeParameters:
@@ -79,7 +117,7 @@ class NativeRequest(msgspec.Struct, kw_only=True):
 class NativeStreamableRequest(NativeRequest, kw_only=True):
     """Body of `POST /` and `/invocations`."""
 
-    stream: bool = False
+    stream: Annotated[bool, Meta(description="answer with server-sent events")] = False
 
 
 def to_generate_request(
@@ -89,7 +127,7 @@ def to_generate_request(
     checks.
     """
     parameters = body.parameters_or_default()
-    _refuse_unsupported(parameters)
+    _require_adapter(parameters)
     if stream:
         _check_streamable(parameters)
     num_sequences = _num_sequences(parameters, limits)
@@ -100,11 +138,12 @@ def to_generate_request(
     _check_truncate(parameters, limits)
     ids = _tokenize(body.inputs, parameters.truncate, limits, tokenize)
     max_new_tokens = _max_new_tokens(len(ids), parameters, limits)
+    params = _sampling_params(parameters, limits, max_new_tokens, num_sequences)
     full_text = parameters.return_full_text
     return GenerateRequest(
         inputs=body.inputs,
         prompt_token_ids=ids,
-        params=_sampling_params(parameters, max_new_tokens, num_sequences),
+        params=params,
         return_full_text=full_text_default if full_text is None else full_text,
         details=parameters.details or parameters.decoder_input_details,
         prompt_logprobs=parameters.decoder_input_details,
@@ -121,14 +160,14 @@ def _require(condition: bool, name: str, rule: str, value: object) -> None:
         _refuse(f"parameters.{name}", f"{rule}. Given: {value}")
 
 
-def _refuse_unsupported(parameters: NativeParameters) -> None:
-    for name, given in (
-        ("watermark", bool(parameters.watermark)),
-        ("grammar", parameters.grammar is not None),
-        ("adapter_id", parameters.adapter_id is not None),
-    ):
-        if given:
-            _refuse(f"parameters.{name}", "is not supported yet by this server, leave it out")
+def _require_adapter(parameters: NativeParameters) -> None:
+    """Answering with the base model instead, as TGI does, would be wrong silently."""
+    name = parameters.adapter_id
+    if name is not None:
+        shown = name if len(name) <= _MAX_SHOWN_CHARS else name[: _MAX_SHOWN_CHARS - 1] + "…"
+        raise NotFound(
+            f"`parameters.adapter_id`: this server has no adapter {shown!r}", field="parameters.adapter_id"
+        )
 
 
 def _check_streamable(parameters: NativeParameters) -> None:
@@ -153,13 +192,13 @@ def _num_sequences(parameters: NativeParameters, limits: Limits) -> int:
         return 1
     _require(limits.max_best_of > 1, "best_of", "is disabled on this server (max_best_of is 1)", best_of)
     _require(best_of <= limits.max_best_of, "best_of", f"must be > 0 and <= {limits.max_best_of}", best_of)
-    # TGI counts a parameter as set even at the value that means "off"; top_p 1.0 was never accepted there.
+    # TGI counts a parameter as set even at the value that means "off"; a share of 1.0 was never accepted there.
     chooses = (
         parameters.do_sample
         or parameters.temperature is not None
         or parameters.top_k is not None
         or parameters.top_p not in (None, 1.0)
-        or parameters.typical_p is not None
+        or parameters.typical_p not in (None, 1.0)
     )
     _require(chooses, "best_of", "> 1 needs sampling: set `do_sample` or a sampling parameter", best_of)
     return best_of
@@ -177,7 +216,7 @@ def _check_sampling(parameters: NativeParameters) -> None:
     top_p = parameters.top_p
     _require(top_p is None or 0.0 < top_p <= 1.0, "top_p", "must be > 0.0 and <= 1.0", top_p)
     typical_p = parameters.typical_p
-    _require(typical_p is None or 0.0 < typical_p < 1.0, "typical_p", "must be > 0.0 and < 1.0", typical_p)
+    _require(typical_p is None or 0.0 < typical_p <= 1.0, "typical_p", "must be > 0.0 and <= 1.0", typical_p)
     top_k = parameters.top_k
     _require(
         top_k is None or 0 < top_k <= _MAX_I32, "top_k", f"must be strictly positive and <= {_MAX_I32}", top_k
@@ -252,7 +291,9 @@ def _max_new_tokens(num_inputs: int, parameters: NativeParameters, limits: Limit
     return limits.max_total_tokens - num_inputs if new is None else new
 
 
-def _sampling_params(parameters: NativeParameters, max_new_tokens: int, num_sequences: int) -> SamplingParams:
+def _sampling_params(
+    parameters: NativeParameters, limits: Limits, max_new_tokens: int, num_sequences: int
+) -> SamplingParams:
     samples = parameters.samples
     seed = parameters.seed
     if samples and seed is None:
@@ -269,9 +310,17 @@ def _sampling_params(parameters: NativeParameters, max_new_tokens: int, num_sequ
         seed=seed,
         n=num_sequences,
         stop=tuple(parameters.stop),
+        watermark=limits.watermark if parameters.watermark else None,
+        grammar=_grammar(parameters, limits),
         top_n_tokens=parameters.top_n_tokens or 0,
         prompt_logprobs=parameters.decoder_input_details,
     )
+
+
+def _grammar(parameters: NativeParameters, limits: Limits) -> Grammar | None:
+    if parameters.grammar is None:
+        return None
+    return to_grammar(parameters.grammar, field="parameters.grammar", supported=limits.grammar_support)
 
 
 def _or(value: float | None, default: float) -> float:

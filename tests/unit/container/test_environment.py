@@ -253,6 +253,20 @@ def test_a_token_never_prints(name: str) -> None:
     assert not any("hf_canary" in text for text in shown)
 
 
+def test_the_api_key_never_prints() -> None:
+    key = "sk-never-shown"
+    environment = read_environment({"API_KEY": key, "MAX_INPUT_TOKEN": "1"})
+    assert environment.config.http.api_key == key
+    rows = settings_table(environment.config, environment.sources)
+    assert ("http.api_key", "***", "API_KEY") in rows
+    assert key not in str(rows) + "".join(environment.warnings)
+    assert ("http.api_key", "unset", "default") in settings_table(read_environment({}).config, {})
+    assert "API_KEY" not in without_secrets({"API_KEY": key})
+    with pytest.raises(ConfigError) as refused:
+        read_environment({"API_KEY": f"{key}\x07"})
+    assert "API_KEY" in refused.value.message and key not in refused.value.message
+
+
 def test_different_tokens_are_reported_without_their_values() -> None:
     environment = read_environment({"HF_API_TOKEN": "old-canary", "HF_TOKEN": "new-canary"})
     assert environment.hf_token == Secret("new-canary")

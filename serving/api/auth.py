@@ -1,0 +1,65 @@
+"""Who may call: the API key, asked for on every path, known or not, before a body is read. Knows no routes but those
+that are open.
+"""
+
+from __future__ import annotations
+
+import hmac
+
+from flask import Flask, Response, request
+
+from serving.api.connection import connection_of
+from serving.config import HttpConfig
+from serving.errors import Unauthorized
+
+SCHEME = "bearer"
+
+_OPEN_TO_GET = frozenset({"/", "/ping", "/health", "/metrics"})
+"""What a platform probes, which has no key."""
+
+_EXEMPTIONS = {"invocations": "/invocations"}
+
+
+def register(app: Flask, config: HttpConfig) -> None:
+    """Ask for the key on every request, if one is set. Must come after what answers preflights."""
+    if config.api_key is None:
+        return
+    key = config.api_key.encode()
+    open_to_post = frozenset(_EXEMPTIONS[name] for name in config.api_key_exempt)
+
+    def require_key() -> None:
+        if not _is_open(open_to_post) and not _has_key(key):
+            if _has_body():  # it stays unread, so the connection cannot carry another request
+                connection_of(request.environ).close_after_response(unread_body=True)
+            raise Unauthorized("a valid API key is required: send it as `Authorization: Bearer <key>`")
+
+    def name_scheme(response: Response) -> Response:
+        if response.status_code == 401:
+            response.headers["www-authenticate"] = "Bearer"
+        return response
+
+    app.before_request(require_key)
+    app.after_request(name_scheme)
+
+
+def _is_open(open_to_post: frozenset[str]) -> bool:
+    """By the rule that the router matched, so that no spelling of a path is seen differently here."""
+    rule = request.url_rule
+    if rule is None:
+        return False
+    if request.method in ("GET", "HEAD"):
+        return rule.rule in _OPEN_TO_GET
+    return request.method == "POST" and rule.rule in open_to_post
+
+
+def _has_key(key: bytes) -> bool:
+    """One header, its scheme in any case, its key to the byte; takes the same time wherever the keys differ."""
+    sent = request.headers.getlist("Authorization")
+    scheme, _, credentials = (sent[0] if len(sent) == 1 else "").partition(" ")
+    equal = hmac.compare_digest(credentials.strip(" \t").encode("latin-1", "replace"), key)
+    return scheme.lower() == SCHEME and equal
+
+
+def _has_body() -> bool:
+    environ = request.environ
+    return bool(environ.get("wsgi.input_terminated")) or environ.get("CONTENT_LENGTH") not in (None, "", "0")
