@@ -1,0 +1,93 @@
+"""A way to write calls: its grammars and its parsers. Knows no particular one."""
+
+from __future__ import annotations
+
+import secrets
+import string
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from serving.errors import ToolError
+from serving.sampling_params import Grammar
+from serving.text.parsers.blocks import CallBlock
+from serving.text.parsers.call_grammars import AnswerShape
+from serving.text.parsers.lark import LarkGrammar
+from serving.text.parsers.reasoning import ReasoningFormat
+from serving.text.parsers.splitter import CallSplitter, CallSyntax
+from serving.text.parsers.tools import Tool
+
+_LETTERS = string.ascii_letters + string.digits
+
+
+def _call_id() -> str:
+    return "call_" + "".join(secrets.choice(_LETTERS) for _ in range(24))
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFormat:
+    """How one family of models writes calls: `syntax` and `new_block` read them, `shape` makes the grammar."""
+
+    name: str
+    syntax: CallSyntax
+    new_block: Callable[[Collection[str]], CallBlock]
+    shape: AnswerShape
+    new_id: Callable[[], str] = _call_id
+    special_ids: Mapping[str, int] = field(default_factory=dict)
+
+    def grammar(
+        self,
+        tools: Sequence[Tool],
+        *,
+        forced: bool,
+        parallel: bool,
+        reasoning: ReasoningFormat | None = None,
+        prompt_text: str = "",
+    ) -> Grammar | None:
+        """What answers to `prompt_text` have to match: with `forced` one call (or more, with `parallel`) behind
+        any reasoning, otherwise any text in which calls are valid. None when nothing needs to be held to anything.
+
+        Raises `ToolError` when a call is forced and there are no tools.
+        """
+        if not tools:
+            if forced:
+                raise ToolError("Tool error: `tool_choice` asks for a call, but `tools` is empty")
+            return None
+        if not forced and not self._triggered:
+            return None
+        lark = LarkGrammar(self.special_ids)
+        before = "" if reasoning is None else reasoning.before(lark, prompt_text)
+        if forced:
+            return lark.build(f"{before} {self.shape.forced(lark, tools, parallel=parallel)}".lstrip())
+        allowed = [*self._free_tokens(), *(reasoning.markers if reasoning is not None else ())]
+        answer = self.shape.triggered(lark, tools, parallel=parallel, allowed=allowed)
+        # Reasoning that is not certain to come is text among other text.
+        return lark.build(f"{before} ({answer})" if before and not before.endswith("?") else answer)
+
+    def new_splitter(self, tools: Sequence[Tool], *, constrained: bool, forced: bool) -> CallSplitter:
+        """For one answer. `constrained`: it is held to the grammar that `grammar` made with the same `forced`."""
+        names = frozenset(tool.name for tool in tools)
+        return CallSplitter(
+            self.syntax,
+            lambda: self.new_block(names),
+            self.new_id,
+            special=self.special_ids,
+            guided=constrained and (forced or self._triggered),
+            guided_bare=constrained and forced,
+        )
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Every text that may be a special token of a model and means something to this format."""
+        return (*self.syntax.markers, self.shape.trigger, *_ANSWER_FRAMES)
+
+    @property
+    def _triggered(self) -> bool:
+        return bool(self.shape.trigger) or self.shape.auto_trigger in self.special_ids
+
+    def _free_tokens(self) -> list[str]:
+        """Special tokens that mean nothing to us where a model writes text around its answers."""
+        return [spelling for spelling in _ANSWER_FRAMES if spelling in self.special_ids]
+
+
+# Around the texts of Command-R's answers.
+_ANSWER_FRAMES = ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>")
