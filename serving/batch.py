@@ -80,9 +80,13 @@ class SampledToken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 class StepResult(msgspec.Struct, kw_only=True):
     """What rank 0 gives back. `prompt_logprobs[row]` holds the values for the prompt tokens computed in this step:
-    entry i belongs to the prompt token *after* the i-th computed one. `forward_s` is the wall time of the step."""
+    entry i belongs to the prompt token *after* the i-th computed one, and so does entry i of `prompt_top_tokens[row]`, the
+    likeliest ids and their log-probabilities. `failed_rows` have no sampled token: their grammar gave up, for the reason
+    given. `forward_s` is the wall time of the step."""
 
     step: int
     sampled: list[SampledToken]
     prompt_logprobs: dict[int, list[float]] = {}
+    prompt_top_tokens: dict[int, list[tuple[list[int], list[float]]]] = {}
+    failed_rows: dict[int, str] = {}
     forward_s: float = 0.0

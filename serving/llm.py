@@ -63,6 +63,7 @@ class RequestOutput:
     sequences: list[GeneratedSequence]
     num_cached_tokens: int = 0
     prompt_logprobs: list[float | None] | None = None
+    prompt_top_tokens: list[list[TopToken]] | None = None
 
     @property
     def text(self) -> str:
@@ -214,7 +215,9 @@ class LLM:
         self._counter += 1
         request_id = f"llm-{self._counter}"
         texts = [self.text.new_sequence(params, prompt_token_ids=ids) for _ in range(params.n)]
-        self._core.add_request(AddRequest(request_id=request_id, prompt_token_ids=ids, params=params))
+        self._core.add_request(
+            AddRequest(request_id=request_id, prompt_token_ids=ids, params=params), wait=True
+        )
         output = RequestOutput(prompt_token_ids=ids, sequences=[GeneratedSequence() for _ in range(params.n)])
         running[request_id] = _Running(output=output, texts=texts, num_open=params.n)
 
@@ -257,6 +260,7 @@ class LLM:
             state.output.num_cached_tokens = output.num_cached_tokens
         if output.prompt_logprobs is not None:
             state.output.prompt_logprobs = output.prompt_logprobs
+            state.output.prompt_top_tokens = output.prompt_top_tokens
         if text.stopped:
             self._core.abort(output.request_id, output.index)
         if text.finish_reason is not None:

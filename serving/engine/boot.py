@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,13 @@ from serving.config import EngineConfig, KVGroupConfig, ServerConfig, Stage
 from serving.contracts import KVGroupSpec
 from serving.engine.core import EngineCore
 from serving.engine.executor import Executor, make_executor
-from serving.errors import DeviceError
+from serving.errors import DeviceError, InvalidRequest, ModelError
+from serving.grammar.admission import GrammarAdmission
+from serving.grammar.compiler import CompiledGrammar, GrammarCompiler
+from serving.grammar.store import GrammarStore
 from serving.resolve import read_device_facts, read_model_facts, resolve
+from serving.sampling_params import Grammar
+from serving.text.tokenizer import Tokenizer
 
 _HOST_CACHE_BYTES = 2 * 2**30
 
@@ -71,6 +77,7 @@ def boot(
 def _make_ready(config: EngineConfig, executor: Executor, report: Callable[[Stage], None]) -> EngineCore:
     report(Stage(stage="loading"))
     executor.load(lambda done, total: report(Stage(stage="loading", detail=f"{done}/{total}")))
+    grammars = _make_grammars(config, executor)
     report(Stage(stage="warm-up"))
     warm_up_s = executor.warm_up(min(config.max_step_tokens, config.max_total_tokens))
     free_bytes = executor.free_bytes()
@@ -86,7 +93,49 @@ def _make_ready(config: EngineConfig, executor: Executor, report: Callable[[Stag
     )
     executor.initialize_cache(num_blocks)
     groups = [KVGroupConfig(name=group.name, window=group.window) for group in executor.kv_groups]
-    return EngineCore(config, executor, groups=groups, num_blocks=num_blocks, warm_up_s=warm_up_s)
+    return EngineCore(
+        config, executor, groups=groups, num_blocks=num_blocks, warm_up_s=warm_up_s, grammars=grammars
+    )
+
+
+def _make_grammars(config: EngineConfig, executor: Executor) -> GrammarAdmission:
+    store = GrammarStore(config.grammar_cache_bytes)
+    executor.use_grammars(store)
+    compiler = None
+    if config.grammar_support:
+        compiler = _BackgroundCompiler(
+            config.model_dir, vocab_size=executor.vocab_size, eos_token_ids=executor.eos_token_ids
+        )
+    return GrammarAdmission(compiler, store, timeout_s=config.grammar_timeout_s)
+
+
+class _BackgroundCompiler:
+    """A `GrammarCompiler` that is made while the engine warms up: nobody waits for the vocabulary before a grammar comes."""
+
+    def __init__(self, model_dir: str, *, vocab_size: int, eos_token_ids: list[int]) -> None:
+        def make() -> GrammarCompiler:
+            tokenizer = Tokenizer.from_dir(model_dir)
+            return GrammarCompiler(
+                tokenizer.vocabulary,
+                lambda text: tokenizer.encode(text, add_special_tokens=False),
+                vocab_size=vocab_size,
+                eos_token_ids=eos_token_ids,
+            )
+
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar-vocabulary")
+        self._compiler: Future[GrammarCompiler] = thread.submit(make)
+        thread.shutdown(wait=False)
+
+    def compile(self, grammar: Grammar) -> CompiledGrammar:
+        try:
+            compiler = self._compiler.result()
+        except ModelError as error:
+            # The engine serves token ids without a tokenizer; only grammars need one.
+            raise InvalidRequest(
+                "`grammar` is refused: this model has no tokenizer that grammars can be compiled for",
+                field="grammar",
+            ) from error
+        return compiler.compile(grammar)
 
 
 def cache_blocks(config: EngineConfig, groups: list[KVGroupSpec], free_bytes: int) -> list[int]:

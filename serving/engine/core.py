@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from serving.config import EngineConfig, KVGroupConfig
 from serving.engine.kv_cache import KVCacheManager, cache_root
 from serving.engine.request import FINISH_REASONS, Request, RequestStatus, child_seed
 from serving.engine.scheduler import Scheduler
-from serving.errors import InvalidRequest, ModelError, NotFound, Overloaded, WireError
-from serving.messages import AddRequest, EngineReady, EngineStats, SequenceOutput
+from serving.engine.step_metrics import StepMetrics
+from serving.errors import InvalidRequest, ModelError, NotFound, Overloaded, RequestError, WireError
+from serving.messages import AddRequest, Bucketed, EngineReady, EngineStats, SequenceOutput
 
 if TYPE_CHECKING:
     from serving.engine.executor import Executor
+    from serving.grammar.admission import GrammarAdmission
+    from serving.grammar.compiler import CompiledGrammar
 
 _MIN_STALL_LIMIT_S = 20.0
 
@@ -30,12 +34,14 @@ class EngineCore:
         groups: list[KVGroupConfig],
         num_blocks: list[int],
         warm_up_s: float,
+        grammars: GrammarAdmission,
     ) -> None:
         cache = KVCacheManager(
             groups, num_blocks, block_size=config.block_size, prefix_caching=config.prefix_caching
         )
         self._config = config
         self._executor = executor
+        self._grammars = grammars
         self._cache = cache
         self._scheduler = Scheduler(
             cache,
@@ -57,15 +63,50 @@ class EngineCore:
         self._boot_seed = os.urandom(32)
         self._eos_token_ids = frozenset(executor.eos_token_ids)
         self._requests: dict[str, dict[int, Request]] = {}
+        self._compiling: dict[str, AddRequest] = {}
         self._pending: list[SequenceOutput] = []
         self._counters = {name: 0 for name in _COUNTERS}
         self._num_steps = 0
         self._forward_s = 0.0
+        self._step_metrics = StepMetrics()
 
     # ------------------------------------------------------------ requests
 
-    def add_request(self, message: AddRequest) -> None:
-        """Admit or refuse. Raises `InvalidRequest` or `NotFound` for what can never run, `Overloaded` for a full queue."""
+    def add_request(self, message: AddRequest, *, wait: bool = False) -> bool:
+        """Admit or refuse. Raises `InvalidRequest` or `NotFound` for what can never run, `Overloaded` for a full queue.
+
+        False: its grammar has to be compiled first, and `take_admissions` will say what became of it. With `wait` it is
+        compiled here instead.
+        """
+        self._check(message)
+        grammar = message.params.grammar
+        compiled = None
+        if grammar is not None:
+            compiled = self._grammars.compile_now(grammar) if wait else self._grammars.find(grammar)
+            if compiled is None:
+                self._grammars.request(grammar)
+                self._compiling[message.request_id] = message
+                return False
+        self._begin(message, compiled)
+        return True
+
+    def call_on_compiled(self, call: Callable[[], None]) -> None:
+        """`call` whenever a grammar was compiled, in another thread: then `take_admissions` has news."""
+        self._grammars.call_on_verdict(call)
+
+    def take_admissions(self) -> list[tuple[str, RequestError | None]]:
+        """Request ids whose grammar was compiled since the last call: admitted, or refused with the error."""
+        admissions: list[tuple[str, RequestError | None]] = []
+        for verdict in self._grammars.take():
+            waiting = [key for key, m in self._compiling.items() if m.params.grammar == verdict.grammar]
+            for request_id in waiting:
+                message = self._compiling.pop(request_id)
+                if verdict.error is None:
+                    self._begin(message, verdict.compiled)
+                admissions.append((request_id, verdict.error))
+        return admissions
+
+    def _check(self, message: AddRequest) -> None:
         params = message.params
         if message.adapter_id is not None:
             raise NotFound(
@@ -79,6 +120,9 @@ class EngineCore:
                 f"`n` must be at most {most} (MAX_BEST_OF, MAX_N), got {params.n}", field="n"
             )
         self._check_load(message)
+
+    def _begin(self, message: AddRequest, compiled: CompiledGrammar | None) -> None:
+        params = message.params
         seed = params.seed if params.seed is not None else int.from_bytes(os.urandom(8), "little")
         num_prompt = len(message.prompt_token_ids)
         max_output = params.max_new_tokens or self._max_total_tokens - num_prompt
@@ -97,6 +141,7 @@ class EngineCore:
                 cache_root=root,
                 arrival_s=now_s,
                 status=RequestStatus.WAITING if index == 0 else RequestStatus.WAITING_FOR_FORK,
+                compiled_grammar=compiled,
             )
             for index in range(params.n)
         ]
@@ -109,6 +154,7 @@ class EngineCore:
     def abort(self, request_id: str, index: int | None = None) -> None:
         """End one sequence, or all of a request, with finish reason `abort`. Unknown ids are ignored: the request may
         have ended while the message was under way."""
+        self._compiling.pop(request_id, None)
         group = self._requests.get(request_id, {})
         for request in [r for i, r in group.items() if index is None or i == index]:
             self._scheduler.abort(request)
@@ -117,7 +163,9 @@ class EngineCore:
 
     def abort_front(self, front_id: str) -> None:
         """A front is gone: so are its requests."""
-        for request_id in [key for key in self._requests if key.rpartition("-")[0] == front_id]:
+        for request_id in [
+            key for key in (*self._requests, *self._compiling) if key.rpartition("-")[0] == front_id
+        ]:
             self.abort(request_id)
 
     def fail_all(self, reason: str) -> list[SequenceOutput]:
@@ -127,6 +175,10 @@ class EngineCore:
                 self._scheduler.fail(request)
                 self._counters["num_failed"] += 1
                 self._close(request, WireError(error_type="generation", message=reason))
+        for request_id in self._compiling:
+            error = WireError(error_type="generation", message=reason)
+            self._pending.append(SequenceOutput(request_id=request_id, finish_reason="error", error=error))
+        self._compiling.clear()
         return self._take_pending()
 
     def has_work(self) -> bool:
@@ -136,14 +188,24 @@ class EngineCore:
 
     def step(self) -> list[SequenceOutput]:
         """Schedule, execute, update. Returns the news of all requests, those that ended since the last step included."""
-        batch = self._scheduler.schedule(time.monotonic())
+        started_s = time.monotonic()
+        batch = self._scheduler.schedule(started_s)
         if batch is None:
             return self._take_pending()
+        self._step_metrics.begin(batch, started_s, time.monotonic())
         result = self._executor.execute(batch)
-        outputs = self._scheduler.update(batch, result, time.monotonic())
+        executed_s = time.monotonic()
+        outputs = self._scheduler.update(batch, result, executed_s)
         self._num_steps += 1
         self._forward_s += result.forward_s
-        self._account(outputs)
+        num_tokens = self._account(outputs)
+        self._step_metrics.end(
+            outputs,
+            num_tokens=num_tokens,
+            forward_s=result.forward_s,
+            executed_s=executed_s,
+            ended_s=time.monotonic(),
+        )
         return self._take_pending() + outputs
 
     # ------------------------------------------------------------ facts
@@ -170,6 +232,7 @@ class EngineCore:
         )
 
     def stats(self) -> EngineStats:
+        queue_s = self._scheduler.queue_s
         return EngineStats(
             num_steps=self._num_steps,
             num_waiting=self._scheduler.num_waiting,
@@ -179,6 +242,12 @@ class EngineCore:
             num_blocks=self._cache.num_blocks,
             num_preemptions=self._scheduler.num_preemptions,
             forward_s=self._forward_s,
+            queue_s=Bucketed(queue_s.shortened(), queue_s.total),
+            step=self._step_metrics.stats(
+                running_max_tokens=self._scheduler.running_max_tokens,
+                capacity_tokens=self._cache.num_blocks * self._config.block_size,
+                max_sequences=self._config.max_concurrent_requests,
+            ),
             **self._counters,
         )
 
@@ -187,6 +256,7 @@ class EngineCore:
         self._scheduler.check()
 
     def close(self) -> None:
+        self._grammars.close()
         self._executor.close()
 
     # ------------------------------------------------------------ admission arithmetic
@@ -215,9 +285,10 @@ class EngineCore:
             )
 
     def _check_load(self, message: AddRequest) -> None:
-        if message.request_id in self._requests:
+        if message.request_id in self._requests or message.request_id in self._compiling:
             raise InvalidRequest(f"request id {message.request_id!r} is in use", field="request_id")
         num_active = sum(len(group) for group in self._requests.values())
+        num_active += sum(compiling.params.n for compiling in self._compiling.values())
         num_waiting_tokens = self._scheduler.num_waiting_tokens
         too_many = num_active + message.params.n > self._config.max_concurrent_requests
         too_long = num_waiting_tokens > 0 and (
@@ -229,13 +300,19 @@ class EngineCore:
 
     # ------------------------------------------------------------ books
 
-    def _account(self, outputs: list[SequenceOutput]) -> None:
+    def _account(self, outputs: list[SequenceOutput]) -> int:
+        """Returns the number of tokens in `outputs`."""
+        num_tokens = 0
         for output in outputs:
-            self._counters["num_generated_tokens"] += len(output.token_ids)
+            num_tokens += len(output.token_ids)
             if output.finish_reason is not None:
-                self._counters["num_finished"] += 1
+                self._counters["num_finished" if output.error is None else "num_failed"] += 1
+                if output.error is not None:
+                    self._forget_grammar(self._requests[output.request_id][output.index])
                 self._counters["num_cached_tokens"] += output.num_cached_tokens
                 self._forget(output.request_id, output.index)
+        self._counters["num_generated_tokens"] += num_tokens
+        return num_tokens
 
     def _close(self, request: Request, error: WireError | None = None) -> None:
         self._pending.append(
@@ -247,6 +324,11 @@ class EngineCore:
             )
         )
         self._forget(request.request_id, request.index)
+
+    def _forget_grammar(self, request: Request) -> None:
+        """It gave up, perhaps only because its automaton had grown with use: the next request gets a fresh one."""
+        if request.params.grammar is not None:
+            self._grammars.store.discard(request.params.grammar)
 
     def _forget(self, request_id: str, index: int) -> None:
         group = self._requests[request_id]

@@ -34,6 +34,7 @@ from serving.messages import ExecuteBatch, InitializeCache, RankFailed, RankRead
 
 if TYPE_CHECKING:
     from serving.contracts import KVGroupSpec
+    from serving.grammar.store import GrammarStore
     from serving.worker.worker import Worker
 
 T = TypeVar("T")
@@ -79,6 +80,10 @@ class Executor(Protocol):
 
     def initialize_cache(self, num_blocks: list[int]) -> None:
         """`num_blocks` per KV group, on every rank."""
+        ...
+
+    def use_grammars(self, grammars: GrammarStore) -> None:
+        """Where rank 0, which samples, finds the compiled grammars of its requests."""
         ...
 
     def execute(self, batch: ScheduledBatch) -> StepResult:
@@ -141,6 +146,9 @@ class InlineExecutor:
 
     def initialize_cache(self, num_blocks: list[int]) -> None:
         self._worker.initialize_cache(num_blocks)
+
+    def use_grammars(self, grammars: GrammarStore) -> None:
+        self._worker.use_grammars(grammars)
 
     def execute(self, batch: ScheduledBatch) -> StepResult:
         return _of_rank_0(self._worker.execute(batch))
@@ -206,6 +214,9 @@ class RankedExecutor:
         self._ranks.send(InitializeCache(num_blocks=num_blocks))
         self._run(lambda: self._worker.initialize_cache(num_blocks))
         self._ranks.collect_ready()
+
+    def use_grammars(self, grammars: GrammarStore) -> None:
+        self._worker.use_grammars(grammars)
 
     def execute(self, batch: ScheduledBatch) -> StepResult:
         self._ranks.send(ExecuteBatch(batch=batch))

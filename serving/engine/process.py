@@ -175,6 +175,7 @@ class EngineLoop:
         self._stopping = False
         self._broken_reason: str | None = None
         self._checked = False
+        core.call_on_compiled(hub.wake)
 
     def run(self) -> None:
         """Serve until `stop`, then end what is left. Raises what escapes a step, or `RankDied`."""
@@ -202,6 +203,8 @@ class EngineLoop:
             self._take(event)
         if self._broken_reason is not None:
             raise RankDied(self._broken_reason)
+        for request_id, error in self._core.take_admissions():
+            self._answer(front_of(request_id), request_id, error)
         if self._core.has_work():
             self._deliver(self._core.step())
 
@@ -221,14 +224,19 @@ class EngineLoop:
 
     def _admit(self, front_id: str, message: AddRequest) -> None:
         try:
-            self._core.add_request(message)
+            admitted = self._core.add_request(message)
         except RequestError as error:
-            refusal = SequenceOutput(
-                request_id=message.request_id, finish_reason="error", error=to_wire(error)
-            )
-            self._hub.send(front_id, StepOutputs(outputs=[refusal]))
+            self._answer(front_id, message.request_id, error)
             return
-        self._hub.send(front_id, RequestAccepted(request_id=message.request_id))
+        if admitted:
+            self._answer(front_id, message.request_id, None)
+
+    def _answer(self, front_id: str, request_id: str, error: RequestError | None) -> None:
+        if error is None:
+            self._hub.send(front_id, RequestAccepted(request_id=request_id))
+            return
+        refusal = SequenceOutput(request_id=request_id, finish_reason="error", error=to_wire(error))
+        self._hub.send(front_id, StepOutputs(outputs=[refusal]))
 
     def _deliver(self, outputs: list[SequenceOutput]) -> None:
         by_front: dict[str, list[SequenceOutput]] = {}

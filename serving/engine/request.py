@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
+from serving.errors import WireError
 from serving.messages import SequenceOutput, TopToken
 from serving.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from serving.grammar.compiler import CompiledGrammar
 
 
 class RequestStatus(IntEnum):
@@ -74,8 +79,10 @@ class Request:
     fork_blocks: list[int] = field(default_factory=list)
     children: list[Request] = field(default_factory=list)
     prompt_logprobs: list[float | None] = field(default_factory=list)
+    prompt_top_tokens: list[list[TopToken]] = field(default_factory=list)
     prompt_logprobs_sent: bool = False
     first_scheduled_s: float | None = None
+    compiled_grammar: CompiledGrammar | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -95,12 +102,15 @@ class Request:
         return self.num_uncomputed_tokens == 1 and self.num_output_tokens > 0
 
     def append(self, token_id: int) -> None:
-        """Add a sampled token and decide whether it ends the sequence: the length limit wins over a stop (tgi 4.1)."""
+        """Add a sampled token and decide whether it ends the sequence: the length limit wins over a stop (tgi 4.1).
+
+        Under a grammar EOS always ends it: `ignore_eos` has kept it away wherever the grammar permits anything else.
+        """
         self.token_ids.append(token_id)
         count = self.num_output_tokens
         if count >= self.max_output_tokens:
             self.status = RequestStatus.LENGTH
-        elif token_id in self.eos_token_ids and not self.params.ignore_eos:
+        elif token_id in self.eos_token_ids and not (self.params.ignore_eos and self.params.grammar is None):
             self.status = RequestStatus.EOS_TOKEN
         elif token_id in self.params.stop_token_ids:
             self.status = RequestStatus.STOP_TOKEN
@@ -112,13 +122,17 @@ class Request:
         logprobs: list[float],
         top_tokens: list[list[TopToken]] | None,
         now_s: float,
+        error: WireError | None = None,
     ) -> SequenceOutput:
         """What to tell the client about these new tokens; terminal when the sequence is finished."""
         finished = self.status.finished
-        prompt_logprobs = None
+        first = self.num_output_tokens == len(token_ids)
+        prompt_logprobs, prompt_top_tokens = None, None
         if self.params.prompt_logprobs and not self.prompt_logprobs_sent:
             self.prompt_logprobs_sent = True
             prompt_logprobs = [None, *self.prompt_logprobs]
+            if self.params.top_n_tokens:
+                prompt_top_tokens = [[], *self.prompt_top_tokens]
         started_s = self.first_scheduled_s if self.first_scheduled_s is not None else now_s
         return SequenceOutput(
             request_id=self.request_id,
@@ -128,8 +142,10 @@ class Request:
             top_tokens=top_tokens,
             finish_reason=FINISH_REASONS[self.status] if finished else None,
             num_cached_tokens=self.num_cached_tokens,
+            error=error,
             prompt_logprobs=prompt_logprobs,
+            prompt_top_tokens=prompt_top_tokens,
             seed=None if self.params.greedy else self.seed,
-            queue_s=started_s - self.arrival_s if finished else 0.0,
+            queue_s=started_s - self.arrival_s if finished or first else 0.0,
             inference_s=now_s - started_s if finished else 0.0,
         )

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from itertools import islice
 
 from serving.batch import NewRow, ScheduledBatch, ScheduledRow, StepResult
+from serving.buckets import DURATION_S, BucketCounts
 from serving.engine.kv_cache import KVCacheManager
 from serving.engine.request import Request, RequestStatus
 from serving.engine.step_cost import StepCost
+from serving.errors import GenerationFailed, to_wire
 from serving.messages import SequenceOutput, TopToken
 
 _MAX_WAITING_CLAIMS = 16
@@ -27,6 +29,7 @@ class Scheduler:
     ) -> None:
         self.cache = cache
         self.num_preemptions = 0
+        self.queue_s = BucketCounts(DURATION_S)
         self._max_step_tokens = max_step_tokens
         self._step_time_budget_s = step_time_budget_s
         self._cost = StepCost()
@@ -46,6 +49,11 @@ class Scheduler:
     @property
     def num_running(self) -> int:
         return len(self._running)
+
+    @property
+    def running_max_tokens(self) -> int:
+        """What the running sequences may grow to, prompts included."""
+        return sum(request.num_prompt_tokens + request.max_output_tokens for request in self._running)
 
     @property
     def num_waiting_tokens(self) -> int:
@@ -116,12 +124,18 @@ class Scheduler:
                 self.cache.release_fork(request)
                 self.cache.advance(request)
                 request.prompt_logprobs.extend(result.prompt_logprobs.get(row.row, ()))
-        outputs: list[SequenceOutput] = []
+                tops = result.prompt_top_tokens.get(row.row, ())
+                request.prompt_top_tokens.extend(_top_tokens(ids, values) for ids, values in tops)
+        outputs = [
+            self._fail_grammar(by_row[row], reason, now_s)
+            for row, reason in result.failed_rows.items()
+            if row in by_row
+        ]
         for sampled in result.sampled:
             if (request := by_row.get(sampled.row)) is None:
                 continue
             request.append(sampled.token_id)
-            top = [TopToken(i, p) for i, p in zip(sampled.top_ids, sampled.top_logprobs, strict=True)]
+            top = _top_tokens(sampled.top_ids, sampled.top_logprobs)
             outputs.append(
                 request.output(
                     token_ids=[sampled.token_id],
@@ -211,6 +225,8 @@ class Scheduler:
         request.status = RequestStatus.RUNNING
         if request.first_scheduled_s is None:
             request.first_scheduled_s = now_s
+            if request.index == 0:  # children wait for their parent, not for room
+                self.queue_s.observe(now_s - request.arrival_s)
         self._running.append(request)
 
     def _plan_row(self, request: Request, num_tokens: int, new_blocks: list[list[int]]) -> ScheduledRow:
@@ -244,6 +260,7 @@ class Scheduler:
         self.cache.free(request)
         request.status = RequestStatus.WAITING
         request.prompt_logprobs.clear()
+        request.prompt_top_tokens.clear()
         self._waiting.appendleft(request)
         self.num_preemptions += 1
 
@@ -277,6 +294,13 @@ class Scheduler:
         self.cache.free(request)
         request.status = status
 
+    def _fail_grammar(self, request: Request, reason: str, now_s: float) -> SequenceOutput:
+        """The grammar of a running sequence gave up: only that sequence ends."""
+        self._fork_children(request)
+        self._finish(request, RequestStatus.ERROR)
+        cause = GenerationFailed(f"the grammar is too complex for this text: {reason}")
+        return request.output(token_ids=[], logprobs=[], top_tokens=None, now_s=now_s, error=to_wire(cause))
+
     def _release_row(self, request: Request) -> None:
         self._free_rows.append(request.row)
         self._released_rows.append(request.row)
@@ -285,6 +309,10 @@ class Scheduler:
     def _take_released(self) -> list[int]:
         released, self._released_rows = self._released_rows, []
         return released
+
+
+def _top_tokens(ids: list[int], logprobs: list[float]) -> list[TopToken]:
+    return [TopToken(i, p) for i, p in zip(ids, logprobs, strict=True)]
 
 
 def _new_row(request: Request) -> NewRow:

@@ -1,47 +1,60 @@
 """Chooses the next token of every sampling row. Knows logits and parameters; neither requests nor the model.
 
-In this order, per row: repetition, relative frequency, frequency and presence penalties; temperature; top-k; top-p;
-typical-p; choice. Greedy rows stop after the penalties and take the highest logit. Sampled rows draw by inverse CDF, in
-token-id order and float64, from one counter-based uniform per (seed, output position): the same on every device, in every
-batch, after every restart. Log-probabilities are those of the final, filtered distribution.
+In this order, per row: logit bias and watermark; repetition, relative frequency, frequency and presence penalties;
+permitted tokens; tokens that may not come yet; temperature; top-k; top-p; min-p; typical-p; choice. Greedy rows skip what
+comes after the permitted tokens and take the highest logit. Sampled rows draw by inverse CDF, in token-id order and
+float64, from one counter-based uniform per (seed, output position): the same on every device, in every batch, after every
+restart. Log-probabilities are those of the final, filtered distribution or, with `raw_logprobs`, of the logits as they came.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from serving.batch import SampledToken
 from serving.sampling import warpers
-from serving.sampling.penalties import apply_penalties
+from serving.sampling.adjustments import Adjustments, adjusts, bans
+from serving.sampling.logprobs import top_tokens
+from serving.sampling.token_mask import TokenMasks
 from serving.sampling.uniform import uniform
 from serving.sampling_params import SamplingParams
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class SamplingRow:
-    """What the sampler needs to know of one row. `token_ids` is the whole sequence so far."""
+    """What the sampler needs to know of one row. `token_ids` is the whole sequence so far, kept by its owner."""
 
     row: int
     params: SamplingParams
     seed: int
     token_ids: list[int]
     num_prompt_tokens: int
+    adjusts: bool = field(init=False)
+    bans: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.adjusts = adjusts(self.params)
+        self.bans = bans(self.params)
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
 
 
 class Sampler:
-    def sample(self, logits: Tensor, rows: list[SamplingRow]) -> list[SampledToken]:
+    def __init__(self, eos_token_ids: Sequence[int] = ()) -> None:
+        self._adjustments = Adjustments(eos_token_ids)
+
+    def sample(
+        self, logits: Tensor, rows: list[SamplingRow], masks: TokenMasks | None = None
+    ) -> list[SampledToken]:
         """logits [R, V] float32, changed in place; one result per row, in order."""
-        for index, row in enumerate(rows):
-            if row.params.penalized:
-                apply_penalties(
-                    logits[index],
-                    row.params,
-                    prompt_ids=row.token_ids[: row.num_prompt_tokens],
-                    output_ids=row.token_ids[row.num_prompt_tokens :],
-                )
+        raw = _raw_logits(logits, rows)
+        self._adjust(logits, rows, masks)
         ids = logits.argmax(dim=-1)
         sampled = [index for index, row in enumerate(rows) if not row.params.greedy]
         if sampled:
@@ -50,6 +63,9 @@ class Sampler:
             warped = _warp(logits[chosen], chosen_rows)
             logits[chosen] = warped
             ids[chosen] = _draw(warped, chosen_rows)
+        if raw is not None:
+            index, values = raw
+            logits[index] = values
         normalizer = logits.logsumexp(dim=-1)
         logprobs = logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - normalizer
         results = zip(rows, ids.tolist(), logprobs.tolist(), strict=True)
@@ -57,6 +73,30 @@ class Sampler:
             _result(row, token_id, logprob, logits[index], normalizer[index])
             for index, (row, token_id, logprob) in enumerate(results)
         ]
+
+    def _adjust(self, logits: Tensor, rows: list[SamplingRow], masks: TokenMasks | None) -> None:
+        for index, row in enumerate(rows):
+            if row.adjusts:
+                self._adjustments.apply(
+                    logits[index],
+                    row.params,
+                    token_ids=row.token_ids,
+                    num_prompt_tokens=row.num_prompt_tokens,
+                )
+        if masks is not None:
+            masks.apply(logits)
+        for index, row in enumerate(rows):
+            if row.bans:
+                self._adjustments.ban(logits[index], row.params, num_output_tokens=row.num_output_tokens)
+
+
+def _raw_logits(logits: Tensor, rows: list[SamplingRow]) -> tuple[Tensor, Tensor] | None:
+    """The rows whose log-probabilities are the model's own, as they came."""
+    wanted = [index for index, row in enumerate(rows) if row.params.raw_logprobs]
+    if not wanted:
+        return None
+    index = torch.tensor(wanted, device=logits.device)
+    return index, logits[index]
 
 
 def _warp(logits: Tensor, rows: list[SamplingRow]) -> Tensor:
@@ -67,11 +107,12 @@ def _warp(logits: Tensor, rows: list[SamplingRow]) -> Tensor:
     if any(0 < row.params.top_k < vocab_size for row in rows):
         k = [row.params.top_k if 0 < row.params.top_k < vocab_size else vocab_size for row in rows]
         logits = warpers.top_k(logits, torch.tensor(k, device=logits.device))
-    for value, warp in (
-        ([row.params.top_p for row in rows], warpers.top_p),
-        ([row.params.typical_p for row in rows], warpers.typical),
+    for value, off, warp in (
+        ([row.params.top_p for row in rows], 1.0, warpers.top_p),
+        ([row.params.min_p for row in rows], 0.0, warpers.min_p),
+        ([row.params.typical_p for row in rows], 1.0, warpers.typical),
     ):
-        active = [index for index, share in enumerate(value) if share < 1.0]
+        active = [index for index, share in enumerate(value) if share != off]
         if active:
             index = torch.tensor(active, device=logits.device)
             logits[index] = warp(logits[index], _column(logits, [value[i] for i in active]))
@@ -80,7 +121,7 @@ def _warp(logits: Tensor, rows: list[SamplingRow]) -> Tensor:
 
 def _draw(logits: Tensor, rows: list[SamplingRow]) -> Tensor:
     """Inverse CDF: the first token, in id order, whose cumulative probability exceeds the row's uniform."""
-    uniforms = [uniform(row.seed, len(row.token_ids) - row.num_prompt_tokens) for row in rows]
+    uniforms = [uniform(row.seed, row.num_output_tokens) for row in rows]
     cumulative = torch.softmax(logits.double(), dim=-1).cumsum(dim=-1)
     target = torch.tensor(uniforms, dtype=torch.float64, device=logits.device) * cumulative[:, -1]
     return (
@@ -101,13 +142,3 @@ def _result(
     return SampledToken(
         row=row.row, token_id=token_id, logprob=min(logprob, 0.0), top_ids=top_ids, top_logprobs=top_logprobs
     )
-
-
-def top_tokens(logits: Tensor, normalizer: Tensor, count: int) -> tuple[list[int], list[float]]:
-    """The `count` most likely tokens of one row [V], all that tie with the last one, none that was filtered out."""
-    if count == 0:
-        return [], []
-    least = torch.topk(logits, min(count, logits.shape[-1])).values[-1]
-    ids = torch.nonzero((logits >= least) & torch.isfinite(logits)).squeeze(-1)
-    values, order = torch.sort(logits[ids], descending=True, stable=True)
-    return ids[order].tolist(), [min(value, 0.0) for value in (values - normalizer).tolist()]

@@ -1,4 +1,4 @@
-"""Filters that keep part of a distribution: top-k, top-p, typical. Each takes and returns logits [R, V] with removed
+"""Filters that keep part of a distribution: top-k, top-p, min-p, typical. Each takes and returns logits [R, V] with removed
 tokens at -inf, and at least one token per row survives."""
 
 from __future__ import annotations
@@ -23,6 +23,13 @@ def top_p(logits: Tensor, p: Tensor) -> Tensor:
     probabilities = torch.softmax(ordered, dim=-1)
     before = probabilities.cumsum(-1) - probabilities
     return _scatter_removed(logits, order, before >= p.unsqueeze(-1))
+
+
+def min_p(logits: Tensor, share: Tensor) -> Tensor:
+    """Keep the tokens at least `share` [R] times as likely as the likeliest one (Nguyen et al., arXiv 2407.01082)."""
+    probabilities = torch.softmax(logits, dim=-1)
+    least = probabilities.amax(-1, keepdim=True) * share.unsqueeze(-1)
+    return logits.masked_fill(probabilities < least, _REMOVED)
 
 
 def typical(logits: Tensor, mass: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from serving.batch import NewRow, ScheduledBatch, ScheduledRow
 from serving.contracts import AttentionMetadata
+from serving.sampling.sampler import SamplingRow
 from serving.sampling_params import SamplingParams
 
 _FIRST_TABLE_WIDTH = 64
@@ -21,14 +22,14 @@ _FIRST_TABLE_WIDTH = 64
 
 @dataclass(slots=True)
 class Row:
-    """One running sequence as a worker keeps it."""
+    """One running sequence as a worker keeps it. `sampling` is the same row as the sampler sees it."""
 
     token_ids: list[int]
     num_prompt_tokens: int
     num_computed_tokens: int
     num_blocks: list[int]
     params: SamplingParams
-    seed: int
+    sampling: SamplingRow
 
 
 @dataclass(slots=True, frozen=True)
@@ -99,13 +100,20 @@ class InputBatch:
             self._rows[row].token_ids.append(token_id)
 
     def _begin(self, new: NewRow) -> None:
+        token_ids = list(new.token_ids)
         self._rows[new.row] = Row(
-            token_ids=list(new.token_ids),
+            token_ids=token_ids,
             num_prompt_tokens=new.num_prompt_tokens,
             num_computed_tokens=new.num_computed_tokens,
             num_blocks=[0 for _ in self._groups],
             params=new.params,
-            seed=new.seed,
+            sampling=SamplingRow(
+                row=new.row,
+                params=new.params,
+                seed=new.seed,
+                token_ids=token_ids,
+                num_prompt_tokens=new.num_prompt_tokens,
+            ),
         )
         for group, blocks in enumerate(new.block_tables):
             self._append_blocks(new.row, group, blocks)

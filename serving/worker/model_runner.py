@@ -6,16 +6,22 @@ Be paranoid about new lines here: what differs between models, formats or backen
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from concurrent.futures import Future
 
 import torch
 from torch import Tensor
 
-from serving.batch import BlockCopy, SampledToken, ScheduledBatch, StepResult
+from serving.batch import BlockCopy, ScheduledBatch, StepResult
 from serving.contracts import AttentionMetadata, ForwardContext, KVLayerCache
 from serving.distributed import ParallelContext, broadcast_from_rank0
+from serving.grammar.row_matchers import RowMasks, RowMatchers
+from serving.grammar.store import GrammarStore
 from serving.models.registry import Model
 from serving.platform import Device
+from serving.sampling.logprobs import TopOfRow, top_tokens_of_rows
 from serving.sampling.sampler import Sampler, SamplingRow
+from serving.sampling.token_mask import TokenMasks
 from serving.sampling_params import SamplingParams
 from serving.worker.input_batch import InputBatch, StepInputs
 
@@ -23,14 +29,28 @@ _LOGIT_ROWS = 256
 """Rows of logits made at once for prompt log-probabilities: bounds the memory of prompt_length x vocabulary."""
 
 _EVERY_WAY = SamplingParams(
-    temperature=0.9, top_k=50, top_p=0.9, typical_p=0.9, repetition_penalty=1.1, top_n_tokens=5
+    temperature=0.9,
+    top_k=50,
+    top_p=0.9,
+    min_p=0.01,
+    typical_p=0.9,
+    repetition_penalty=1.1,
+    top_n_tokens=5,
+    raw_logprobs=True,
 )
 """Parameters that use all of the sampler."""
 
 
 class ModelRunner:
     def __init__(
-        self, model: Model, *, device: Device, parallel: ParallelContext, block_size: int, max_num_seqs: int
+        self,
+        model: Model,
+        *,
+        device: Device,
+        parallel: ParallelContext,
+        block_size: int,
+        max_num_seqs: int,
+        eos_token_ids: Sequence[int] = (),
     ) -> None:
         self._model = model
         self._device = device
@@ -38,7 +58,9 @@ class ModelRunner:
         self._block_size = block_size
         self._max_num_seqs = max_num_seqs
         self._groups = [group.name for group in model.kv_groups]
-        self._sampler = Sampler()
+        self._sampler = Sampler(eos_token_ids)
+        self._grammars: GrammarStore | None = None
+        self._matchers = RowMatchers(model.vocab_size)
         self._caches: list[KVLayerCache] = []
         self._inputs = InputBatch(
             max_num_seqs, self._groups, block_size=block_size, device=device.torch_device
@@ -54,6 +76,13 @@ class ModelRunner:
             shape = (count, self._block_size, group.num_kv_heads, group.head_dim)
             key, value = (self._device.zeros(shape, group.dtype) for _ in range(2))
             self._caches.append(KVLayerCache(key=key, value=value))
+
+    def use_grammars(self, grammars: GrammarStore) -> None:
+        """Rank 0 gets the compiled grammars of the requests that it will run."""
+        self._grammars = grammars
+
+    def close(self) -> None:
+        self._matchers.close()
 
     @torch.inference_mode()
     def warm_up(self, num_tokens: int) -> float:
@@ -93,48 +122,60 @@ class ModelRunner:
         for copy in batch.block_copies:
             self._copy_block(copy)
         inputs = self._inputs.pack(batch)
+        masks = self._start_masks(batch, inputs)
         context = ForwardContext(attention=inputs.attention, caches=self._caches)
         hidden = self._model.forward(inputs.token_ids, inputs.positions, context)
-        prompt_logprobs = self._prompt_logprobs(hidden, inputs)
-        sampled = self._sample(hidden, inputs)
+        result = StepResult(step=batch.step, sampled=[])
+        self._score_prompts(hidden, inputs, result)
+        self._sample(hidden, inputs, masks, result)
         if self._parallel.rank > 0:
             return None
-        return StepResult(
-            step=batch.step,
-            sampled=sampled,
-            prompt_logprobs=prompt_logprobs,
-            forward_s=time.perf_counter() - started_s,
-        )
+        result.forward_s = time.perf_counter() - started_s
+        return result
 
-    def _sample(self, hidden: Tensor, inputs: StepInputs) -> list[SampledToken]:
+    def _start_masks(self, batch: ScheduledBatch, inputs: StepInputs) -> Future[RowMasks] | None:
+        """Bring the matchers to the rows of this step; their masks are computed while the model runs."""
+        if self._grammars is None:
+            return None
+        for row in batch.released_rows:
+            self._matchers.release(row)
+        for new in batch.new_rows:
+            if new.params.grammar is not None:
+                compiled = self._grammars.find(new.params.grammar)
+                if compiled is None:
+                    raise RuntimeError(f"row {new.row} has a grammar that nobody compiled")
+                self._matchers.begin(new.row, compiled, new.token_ids[new.num_prompt_tokens :])
+        return self._matchers.start(inputs.sampling)
+
+    def _sample(
+        self, hidden: Tensor, inputs: StepInputs, masks: Future[RowMasks] | None, result: StepResult
+    ) -> None:
         """Rank 0 chooses; every rank learns the ids and appends them to its rows."""
         if not inputs.sampling:
-            return []
+            return
         logits = self._model.compute_logits(hidden[inputs.last_tokens])
-        sampled: list[SampledToken] = []
         if logits is None:
             ids = torch.empty(len(inputs.sampling), dtype=torch.int64, device=self._device.torch_device)
         else:
-            sampled = self._sampler.sample(logits, [self._sampling_row(row) for row in inputs.sampling])
-            ids = torch.tensor([token.token_id for token in sampled], device=self._device.torch_device)
+            rows = [self._inputs[row].sampling for row in inputs.sampling]
+            if masks is None:
+                result.sampled = self._sampler.sample(logits, rows)
+            else:
+                result.failed_rows = masks.result().failures
+                result.sampled = self._sampler.sample(logits, rows, _token_masks(masks.result(), inputs))
+            ids = torch.tensor([token.token_id for token in result.sampled], device=logits.device)
         if self._parallel.size > 1:
             ids = broadcast_from_rank0(ids, self._parallel)
-        self._inputs.append(inputs.sampling, ids.tolist())
-        return sampled
+        sampled_ids = ids.tolist()
+        self._inputs.append(inputs.sampling, sampled_ids)
+        if masks is not None:
+            for row, token_id in zip(inputs.sampling, sampled_ids, strict=True):
+                self._matchers.note(row, token_id)
+        if result.failed_rows:
+            result.sampled = [token for token in result.sampled if token.row not in result.failed_rows]
 
-    def _sampling_row(self, row: int) -> SamplingRow:
-        state = self._inputs[row]
-        return SamplingRow(
-            row=row,
-            params=state.params,
-            seed=state.seed,
-            token_ids=state.token_ids,
-            num_prompt_tokens=state.num_prompt_tokens,
-        )
-
-    def _prompt_logprobs(self, hidden: Tensor, inputs: StepInputs) -> dict[int, list[float]]:
-        """For rows that ask: log-probability of the prompt token after each prompt token of this step."""
-        results: dict[int, list[float]] = {}
+    def _score_prompts(self, hidden: Tensor, inputs: StepInputs, result: StepResult) -> None:
+        """For rows that ask: what the model thinks of the prompt token after each prompt token of this step."""
         start = 0
         for scheduled in inputs.rows:
             row = self._inputs[scheduled.row]
@@ -142,23 +183,36 @@ class ModelRunner:
             count = min(scheduled.num_tokens, row.num_prompt_tokens - 1 - first)
             if row.params.prompt_logprobs and count > 0:
                 targets = row.token_ids[first + 1 : first + 1 + count]
-                results[scheduled.row] = self._logprobs_of(hidden[start : start + count], targets)
+                values, tops = self._scores_of(
+                    hidden[start : start + count], targets, row.params.top_n_tokens
+                )
+                result.prompt_logprobs[scheduled.row] = values
+                if row.params.top_n_tokens:
+                    result.prompt_top_tokens[scheduled.row] = tops
             start += scheduled.num_tokens
-        return results
 
-    def _logprobs_of(self, hidden: Tensor, targets: list[int]) -> list[float]:
+    def _scores_of(
+        self, hidden: Tensor, targets: list[int], num_top: int
+    ) -> tuple[list[float], list[TopOfRow]]:
         values: list[float] = []
+        tops: list[TopOfRow] = []
         for first in range(0, len(targets), _LOGIT_ROWS):
             logits = self._model.compute_logits(hidden[first : first + _LOGIT_ROWS])
             if logits is not None:
-                chosen = torch.tensor(targets[first : first + _LOGIT_ROWS], device=logits.device).unsqueeze(
-                    -1
-                )
-                values += torch.log_softmax(logits, dim=-1).gather(-1, chosen).squeeze(-1).tolist()
-        return values
+                chosen = torch.tensor(targets[first : first + _LOGIT_ROWS], device=logits.device)
+                logprobs = torch.log_softmax(logits, dim=-1)
+                values += logprobs.gather(-1, chosen.unsqueeze(-1)).squeeze(-1).tolist()
+                if num_top:
+                    tops += top_tokens_of_rows(logprobs, num_top)
+        return values, tops
 
     def _copy_block(self, copy: BlockCopy) -> None:
         for name, cache in zip(self._model.layer_groups, self._caches, strict=True):
             if name == self._groups[copy.group]:
                 cache.key[copy.target] = cache.key[copy.source]
                 cache.value[copy.target] = cache.value[copy.source]
+
+
+def _token_masks(masks: RowMasks, inputs: StepInputs) -> TokenMasks:
+    places = {row: index for index, row in enumerate(inputs.sampling)}
+    return TokenMasks(rows=[places[row] for row in masks.rows], bits=torch.from_numpy(masks.bits))

@@ -11,6 +11,7 @@ from serving.batch import ScheduledBatch, StepResult
 from serving.config import EngineConfig
 from serving.contracts import KVGroupSpec
 from serving.distributed import init_parallel
+from serving.grammar.store import GrammarStore
 from serving.models.hf_config import read_decoder_config
 from serving.models.registry import Model, load_model
 from serving.platform import get_device
@@ -48,6 +49,7 @@ class Worker:
             parallel=self._parallel,
             block_size=config.block_size,
             max_num_seqs=config.max_num_seqs,
+            eos_token_ids=self.eos_token_ids,
         )
 
     @property
@@ -79,11 +81,17 @@ class Worker:
     def initialize_cache(self, num_blocks: list[int]) -> None:
         self._ready.initialize_cache(num_blocks)
 
+    def use_grammars(self, grammars: GrammarStore) -> None:
+        """Rank 0: where the compiled grammars of its requests are found."""
+        self._ready.use_grammars(grammars)
+
     def execute(self, batch: ScheduledBatch) -> StepResult | None:
         return self._ready.execute(batch)
 
     def close(self) -> None:
         """Let go of model and cache, so that the device's memory can be used again."""
+        if self._runner is not None:
+            self._runner.close()
         self._model = self._runner = None
         self._device.empty_cache()
 

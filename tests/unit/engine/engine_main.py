@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 
 from serving.config import Stage
 from serving.engine.executor import RankGroup
 from serving.engine.process import BootOptions, main
-from serving.errors import InvalidRequest, ModelError, WireError
+from serving.errors import InvalidRequest, ModelError, RequestError, WireError
 from serving.messages import AddRequest, EngineReady, EngineStats, SequenceOutput
 from tests.unit.engine.test_executor import RANK_COMMAND, engine_config
 from tests.unit.ipc.fakes import READY, STATS
@@ -27,10 +28,17 @@ class FakeCore:
         self._pending: list[SequenceOutput] = []
         self._num_steps = 0
 
-    def add_request(self, message: AddRequest) -> None:
+    def add_request(self, message: AddRequest) -> bool:
         if not message.prompt_token_ids:
             raise InvalidRequest("`inputs` must have at least 1 token", field="inputs")
         self._running[message.request_id] = (message, 0)
+        return True
+
+    def call_on_compiled(self, call: Callable[[], None]) -> None:
+        """It compiles nothing."""
+
+    def take_admissions(self) -> list[tuple[str, RequestError | None]]:
+        return []
 
     def abort(self, request_id: str, index: int | None = None) -> None:
         if self._running.pop(request_id, None) is not None:

@@ -10,6 +10,8 @@ from serving.batch import ScheduledBatch, StepResult
 from serving.config import EngineConfig, KVGroupConfig
 from serving.engine.core import EngineCore
 from serving.errors import InvalidRequest, ModelError, NotFound, Overloaded
+from serving.grammar.admission import Compiler, GrammarAdmission
+from serving.grammar.store import GrammarStore
 from serving.messages import AddRequest, SequenceOutput
 from serving.sampling_params import SamplingParams
 from tests.unit.engine.simulated_worker import EOS, VOCAB, SimulatedWorker
@@ -30,7 +32,7 @@ class SimulatedExecutor:
         return self.worker.execute(batch)
 
 
-def _core(*, num_blocks: int = 40, **changes: object) -> EngineCore:
+def _core(*, num_blocks: int = 40, compiler: Compiler | None = None, **changes: object) -> EngineCore:
     settings: dict[str, object] = {
         "model_dir": str(Path("model")), "model_id": "simulated", "revision": None, "device": "cpu",
         "dtype": "float32", "num_ranks": 1, "num_threads": 1, "block_size": 4, "max_batch_total_tokens": None,
@@ -39,7 +41,15 @@ def _core(*, num_blocks: int = 40, **changes: object) -> EngineCore:
         "max_input_tokens": 30, "max_total_tokens": 60, "deterministic": False,
     }  # fmt: skip
     config = EngineConfig(**settings | changes)
-    return EngineCore(config, SimulatedExecutor(), groups=GROUPS, num_blocks=[num_blocks], warm_up_s=0.1)
+    grammars = GrammarAdmission(compiler, GrammarStore(10**6), timeout_s=config.grammar_timeout_s)
+    return EngineCore(
+        config,
+        SimulatedExecutor(),
+        groups=GROUPS,
+        num_blocks=[num_blocks],
+        warm_up_s=0.1,
+        grammars=grammars,
+    )
 
 
 def _add(

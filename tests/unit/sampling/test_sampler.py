@@ -15,7 +15,8 @@ from transformers import (
 )
 
 from serving.sampling import warpers
-from serving.sampling.sampler import Sampler, SamplingRow, top_tokens
+from serving.sampling.logprobs import top_tokens
+from serving.sampling.sampler import Sampler, SamplingRow
 from serving.sampling.uniform import Purpose, uniform
 from serving.sampling_params import SamplingParams
 
