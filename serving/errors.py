@@ -7,6 +7,7 @@
     │   └── DeviceError              no usable device, or too little memory
     ├── RequestError                 one request ends with it; the server goes on
     │   ├── InvalidRequest           a field is wrong; `field` names it
+    │   │   └── ContextTooLong       prompt and answer do not fit the model's context
     │   ├── Unauthorized             no API key, or a wrong one
     │   ├── ToolError                the tools or the answer's format cannot be used as asked
     │   ├── TemplateError            the model has no chat template, or it refuses these messages
@@ -73,6 +74,10 @@ class InvalidRequest(RequestError):
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+
+
+class ContextTooLong(InvalidRequest):
+    """Its own class, because clients that shorten their prompts look for it."""
 
 
 class Unauthorized(RequestError):

@@ -36,6 +36,7 @@ CLIENT_CLOSED_REQUEST = 499
 """For the log only: the client left before its answer."""
 
 _V1 = "/v1/"
+_CUT_OFF = "Incomplete generation stream"
 
 
 def current_style() -> ErrorStyle:
@@ -102,7 +103,7 @@ def _run_stream(
         on_error(error)
     except IncompleteGeneration as error:
         on_error(error)
-        yield last_event(Problem("Incomplete generation stream", "incomplete_generation_stream", 500))
+        yield last_event(Problem(_CUT_OFF, "incomplete_generation_stream", 500, code="incomplete_generation"))
     except RequestError as error:
         on_error(error)
         yield last_event(style.problem(error))
@@ -134,7 +135,7 @@ def _answer_http_exception(error: HTTPException) -> Response:
         response.headers["allow"] = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
         return response
     if error.code is not None and 400 <= error.code < 500:
-        return _answer(Problem(error.name, "bad_request", error.code))
+        return _answer(Problem(error.name, "bad_request", error.code, code="bad_request"))
     return _answer_unexpected(error)
 
 
@@ -153,4 +154,6 @@ def _answer(problem: Problem) -> Response:
 
 def _unexpected(error: BaseException, request_id: str) -> Problem:
     logger.error("unexpected error", exc_info=error, extra={"request_id": request_id})
-    return Problem(f"internal error, reported in the server's log as {request_id}", "internal", 500)
+    return Problem(
+        f"internal error, reported in the server's log as {request_id}", "internal", 500, code="internal"
+    )

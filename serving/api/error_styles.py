@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from serving.errors import (
     BodyTimeout,
+    ContextTooLong,
     Draining,
     GenerationFailed,
     IncompleteGeneration,
@@ -63,22 +64,24 @@ _PREFIXES: dict[type[ServingError], str] = {
     GenerationFailed: "Request failed during generation: ",
 }
 _OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
-_OPENAI_CODES = {
-    "validation": None,
-    "unauthorized": "invalid_api_key",
-    "overloaded": "rate_limit_exceeded",
-    "healthcheck": "not_ready",
+_OPENAI_CODES: dict[type[ServingError], str | None] = {
+    ContextTooLong: "context_length_exceeded",
+    InvalidRequest: None,
+    Unauthorized: "invalid_api_key",
+    Overloaded: "rate_limit_exceeded",
+    NotReady: "not_ready",
 }
 
 
 @dataclass(slots=True, frozen=True)
 class Problem:
-    """What an error body says. `error_type` is our wire name, `field` the request field at fault."""
+    """What an error body says. `error_type` is our wire name, `field` the request field at fault, `code` OpenAI's name."""
 
     message: str
     error_type: str
     status: int
     field: str | None = None
+    code: str | None = None
 
 
 class NativeError(msgspec.Struct, frozen=True):
@@ -125,7 +128,10 @@ class ErrorStyle:
     def problem(self, error: RequestError) -> Problem:
         field = error.field if isinstance(error, InvalidRequest | NotFound) else None
         message = self.prefixes.get(type(error), "") + error.message
-        return Problem(message, error.error_type, self.status_of(error), field)
+        code = _OPENAI_CODES.get(type(error), error.error_type)
+        if isinstance(error, NotFound) and field == "model":
+            code = "model_not_found"
+        return Problem(message, error.error_type, self.status_of(error), field, code)
 
 
 def printable(text: str) -> str:
@@ -140,15 +146,12 @@ def _native_body(problem: Problem, request_id: str) -> NativeError:
 
 def _openai_body(problem: Problem, request_id: str) -> OpenAIError:
     kind = "server_error" if problem.status >= 500 else "invalid_request_error"
-    code = _OPENAI_CODES.get(problem.error_type, problem.error_type)
-    if problem.error_type == NotFound.error_type and problem.field == "model":
-        code = "model_not_found"
     return OpenAIError(
         OpenAIErrorDetail(
             message=_short(problem.message),
             type=_OPENAI_TYPES.get(problem.status, kind),
             param=None if problem.field is None else printable(problem.field),
-            code=code,
+            code=problem.code,
             request_id=request_id,
         )
     )

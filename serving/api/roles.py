@@ -8,6 +8,7 @@ from typing import Protocol
 from serving.messages import AddRequest, EngineReady, EngineStats, RequestAccepted, SequenceOutput
 from serving.sampling_params import SamplingParams
 from serving.text.chat import ChatRequest, PreparedChat
+from serving.text.sequence_text import TokenText as TokenText
 from serving.text.stop import StopMatch
 from serving.vocabulary import Vocabulary
 
@@ -53,11 +54,6 @@ class SpelledToken(Protocol):
 
     @property
     def special(self) -> bool: ...
-
-
-class TokenText(SpelledToken, Protocol):
-    @property
-    def top(self) -> Sequence[SpelledToken] | None: ...
 
 
 class PromptTokenText(Protocol):

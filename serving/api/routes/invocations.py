@@ -2,33 +2,89 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 from flask import Blueprint, Response, request
 
 from serving.api import native
-from serving.api.call import open_call
+from serving.api.call import Call, open_call
+from serving.api.error_handlers import use_style
+from serving.api.error_styles import OPENAI, printable
+from serving.api.openai import chat, completions
+from serving.api.openai.door import require_no_adapter
 from serving.api.streaming import framing_for
-from serving.api.strict_json import JsonValue
 from serving.errors import InvalidRequest
 
 blueprint = Blueprint("invocations", __name__)
 
-_NOT_BUILT = ("messages", "prompt", "input")
+Answer = Callable[[Call], Response]
+
+_ROUTE = re.compile(r"(?:^|[,;])\s*route\s*=\s*([^,;]*)")
+_SUPPORTED = (
+    "this server answers bodies with `inputs` (text generation), `messages` (chat) or `prompt` (completions)"
+)
+
+
+def _native(route: native.NativeRoute) -> Answer:
+    def answer(call: Call) -> Response:
+        require_no_adapter({})
+        return native.answer(call, route)
+
+    return answer
+
+
+def _chat(call: Call) -> Response:
+    use_style(OPENAI)
+    return chat.answer(call, any_model=True)
+
+
+def _completions(call: Call) -> Response:
+    use_style(OPENAI)
+    return completions.answer(call, any_model=True)
+
+
+# The first key that a body has decides.
+_BY_KEY: dict[str, Answer] = {
+    "inputs": _native(native.COMPATIBLE),
+    "messages": _chat,
+    "prompt": _completions,
+}
+ROUTES: dict[str, Answer] = {
+    "/": _native(native.COMPATIBLE),
+    "/generate": _native(native.GENERATE),
+    "/generate_stream": _native(native.GENERATE_STREAM),
+    "/v1/chat/completions": _chat,
+    "/v1/completions": _completions,
+}
+"""What `route=` in the custom attributes may name."""
 
 
 @blueprint.post("/invocations")
 def invocations() -> Response:
     with open_call() as call:
         call.framing = framing_for(request.headers.get("Accept", ""))
-        _require_inputs(call.body)
-        return native.answer(call, native.COMPATIBLE)
+        return _answer_of(call)(call)
 
 
-def _require_inputs(body: dict[str, JsonValue]) -> None:
-    """`inputs` wins over everything else, as in TGI."""
-    if "inputs" in body:
-        return
-    supported = "this server answers bodies with `inputs` (a string)"
-    for name in _NOT_BUILT:
-        if name in body:
-            raise InvalidRequest(f"`{name}` is not supported yet, {supported}", field=name)
-    raise InvalidRequest(f"`inputs` is missing: {supported}", field="inputs")
+def _answer_of(call: Call) -> Answer:
+    named = _ROUTE.search(request.headers.get("X-Amzn-SageMaker-Custom-Attributes", ""))
+    if named is not None:
+        route = named[1].strip()
+        if route not in ROUTES:
+            raise InvalidRequest(
+                f"the custom attribute route={printable(route)} is unknown, must be one of {', '.join(ROUTES)}",
+                field="route",
+            )
+        return ROUTES[route]
+    if "requestType" in call.body:
+        raise InvalidRequest(
+            "`requestType` is not supported: this server has no sessions, send every request on its own",
+            field="requestType",
+        )
+    for key, answer in _BY_KEY.items():
+        if key in call.body:
+            return answer
+    if "input" in call.body:
+        raise InvalidRequest(f"`input` is not supported: {_SUPPORTED}", field="input")
+    raise InvalidRequest(f"`inputs` is missing: {_SUPPORTED}", field="inputs")
