@@ -102,7 +102,8 @@ class SequenceOutput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     `token_ids`, `logprobs` and, if asked for, `top_tokens` have equal length. `finish_reason` is `length`, `eos_token`,
     `stop_token`, `abort` or `error`; with `error`, `error` holds the cause. A request refused before admission gets one
-    output with index 0, no tokens and `error`. Timings are seconds, filled in on the terminal output.
+    output with index 0, no tokens and `error`. Timings are seconds, on the terminal output;
+    `queue_s` also on the first.
     `prompt_logprobs` (one per prompt token, the first None) comes with the first output when asked for; so does
     `prompt_top_tokens` (the likeliest tokens at each prompt position, the first empty) when `top_n_tokens` is set too.
     """
@@ -128,8 +129,42 @@ class StepOutputs(_Message, tag="step"):
     outputs: list[SequenceOutput]
 
 
+class Bucketed(msgspec.Struct, frozen=True, array_like=True):
+    """A histogram since boot: counts per bucket of `serving.buckets`, zeros at the end left out, and the sum of values."""
+
+    counts: list[int] = []
+    total: float = 0.0
+
+
+class MethodStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Steps of one kind. Durations (seconds): the whole step, its forward pass, taking in its result."""
+
+    num_started: int = 0
+    num_done: int = 0
+    step_s: Bucketed = Bucketed()
+    forward_s: Bucketed = Bucketed()
+    update_s: Bucketed = Bucketed()
+
+
+class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the engine's steps did. `methods` has `prefill` and `decode`.
+
+    `next_size`: sequences that began in one step; `join_s`: planning of the steps in which some joined running ones;
+    `extra_tokens`: tokens per sequence and step beyond the first. `running_max_tokens` is what the running sequences
+    may grow to, `capacity_tokens` what the KV cache holds, `max_sequences` how many may run and wait together.
+    """
+
+    methods: dict[str, MethodStats] = {}
+    next_size: Bucketed = Bucketed()
+    join_s: Bucketed = Bucketed()
+    extra_tokens: Bucketed = Bucketed()
+    running_max_tokens: int = 0
+    capacity_tokens: int = 0
+    max_sequences: int = 0
+
+
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Engine-owned gauges and counters (counters since boot)."""
+    """Engine-owned gauges and counters (counters since boot). `queue_s`: arrival to first scheduled, one per request."""
 
     num_steps: int
     num_waiting: int
@@ -146,6 +181,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     num_generated_tokens: int
     num_cached_tokens: int
     forward_s: float
+    queue_s: Bucketed = Bucketed()
+    step: StepStats = StepStats()
 
 
 class CommandReply(_Message, tag="reply"):

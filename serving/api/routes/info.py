@@ -1,4 +1,4 @@
-"""`GET /info`: TGI's facts about the server and its model, and `GET /metrics`: the Prometheus page."""
+"""`GET /info`: TGI's facts about the server and its model."""
 
 from __future__ import annotations
 
@@ -7,14 +7,9 @@ from flask import Blueprint, Response
 
 from serving.api.context import context
 from serving.api.error_handlers import json_response
-from serving.errors import RequestError
-from serving.messages import EngineStats
-from serving.metrics import CONTENT_TYPE
 from serving.version import VERSION
 
 blueprint = Blueprint("info", __name__)
-
-_STATS_TIMEOUT_S = 1.0
 
 
 class Info(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,17 +56,3 @@ def info() -> Response:
             docker_label=None,
         )
     )
-
-
-@blueprint.get("/metrics")
-def metrics() -> Response:
-    shared = context()
-    return Response(shared.metrics.render(_engine_stats()), content_type=CONTENT_TYPE)
-
-
-def _engine_stats() -> EngineStats | None:
-    """None while the engine cannot be asked; the page is complete without it."""
-    try:
-        return context().engine.stats(_STATS_TIMEOUT_S)
-    except (TimeoutError, RequestError):
-        return None
