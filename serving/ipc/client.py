@@ -72,7 +72,8 @@ class OutputStream:
         if self._error is not None:
             raise self._error
         try:
-            item = self._items.get(timeout=timeout_s)
+            # Without a wait there is no timer to set up.
+            item = self._items.get_nowait() if self.has_news else self._items.get(timeout=timeout_s)
         except queue.Empty:
             raise TimeoutError(f"no output of {', '.join(self.request_ids)} within {timeout_s} s") from None
         if isinstance(item, SequenceOutput) and item.error is not None:
@@ -81,6 +82,11 @@ class OutputStream:
             self._error = item
             raise item
         return item
+
+    @property
+    def has_news(self) -> bool:
+        """True when `get` would not wait."""
+        return not self._items.empty()
 
     def close(self) -> None:
         """Forget the requests; aborts those that still run. May be called twice."""
