@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from flask import Response
 
 from serving.api.call import Call, open_call
@@ -79,7 +80,7 @@ def answer(call: Call, route: NativeRoute) -> Response:
     return response
 
 
-def ignored_names(body: dict[str, JsonValue], schema: type[NativeRequest]) -> list[str]:
+def ignored_names(body: dict[str, JsonValue], schema: type[msgspec.Struct]) -> list[str]:
     """Fields that nobody reads, in a form that is safe in a header."""
     names = unknown_fields(body, schema)
     parameters: Any = body.get("parameters")

@@ -105,7 +105,7 @@ def test_info(front: Front) -> None:
         "max_input_tokens": 200,
         "max_total_tokens": 256,
         "validation_workers": 1,
-        "max_client_batch_size": 1,
+        "max_client_batch_size": 32,
         "router": "text-generation-router",
         "version": VERSION,
         "sha": None,

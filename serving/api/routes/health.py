@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import msgspec
 from flask import Blueprint, Response
 
 from serving.api.context import context
 from serving.api.error_handlers import json_response
+from serving.api.schema.info import Unhealthy
 
 blueprint = Blueprint("health", __name__)
-
-
-class Unhealthy(msgspec.Struct, frozen=True):
-    error: str
-    error_type: str
-    stage: str
-    detail: str
 
 
 @blueprint.get("/ping")

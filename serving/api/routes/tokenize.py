@@ -11,20 +11,18 @@ from serving.api.json_body import convert
 from serving.api.native import IGNORED_HEADER, ignored_names, refuse_unknown
 from serving.api.offload import run_aside
 from serving.api.roles import TextProcessor
-from serving.api.schema.native import NativeRequest
-from serving.api.schema.tokenize import TokenizedText, check_length
+from serving.api.schema.tokenize import TokenizedText, TokenizeRequest, check_length
 
 blueprint = Blueprint("tokenize", __name__)
 
 
 @blueprint.post("/tokenize")
 def tokenize() -> Response:
-    """The body is that of `/generate`; `parameters` are read, and change nothing."""
     shared = context()
     serving = shared.readiness.require()
     body = shared.bodies.read_object(request.environ, connection_of(request.environ))
-    checked = convert(body, NativeRequest)
-    ignored = ignored_names(body, NativeRequest)
+    checked = convert(body, TokenizeRequest)
+    ignored = ignored_names(body, TokenizeRequest)
     refuse_unknown(ignored, shared.config.http)
     check_length(checked.inputs, "inputs")
     response = json_response(run_aside(lambda: _tokens(serving.text, checked.inputs)))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from serving.errors import InvalidRequest
 
@@ -13,11 +13,23 @@ MAX_CHARS = 1024 * 1024
 """Longest text that is taken apart: each of its tokens becomes an object of the answer."""
 
 
+class TokenizeRequest(msgspec.Struct, kw_only=True):
+    """Body of `POST /tokenize`: that of `/generate`, whose parameters change no token."""
+
+    inputs: Annotated[str, Meta(description="the text", extra_json_schema={"maxLength": MAX_CHARS})]
+    parameters: dict[str, Any] | UnsetType = UNSET
+
+
 class TokenizedText(msgspec.Struct, frozen=True):
     """One token of the text."""
 
     id: int
-    text: Annotated[str, Meta(description="the part of the text it stands for; empty for a token that the text does not spell")]
+    text: Annotated[
+        str,
+        Meta(
+            description="the part of the text it stands for; empty for a token that the text does not spell"
+        ),
+    ]
     start: Annotated[int, Meta(description="where the part begins, in bytes of the UTF-8 text", ge=0)]
     stop: Annotated[int, Meta(description="the byte behind the part", ge=0)]
 

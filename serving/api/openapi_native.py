@@ -1,0 +1,151 @@
+"""The operations of TGI's API, and those that describe the server, for the OpenAPI document."""
+
+from __future__ import annotations
+
+from serving.api.native_reply import Reply, StreamEvent
+from serving.api.openapi_operation import (
+    BODY_ERRORS,
+    EVENTS,
+    GENERATION_HEADERS,
+    HTML,
+    JSON,
+    LINES,
+    TEXT,
+    TIMING_HEADERS,
+    Answer,
+    Operation,
+)
+from serving.api.schema.info import Info, Unhealthy
+from serving.api.schema.native import NativeRequest, NativeStreamableRequest
+from serving.api.schema.tokenize import TokenizedText, TokenizeRequest
+
+GENERATION_ERRORS = (*BODY_ERRORS, 404, 424)
+_EXAMPLE = {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 20}}
+_SAMPLED = {
+    "inputs": "Once upon a time",
+    "parameters": {"max_new_tokens": 20, "temperature": 0.8, "top_p": 0.9, "seed": 7, "details": True},
+}
+_HEADERS = {**GENERATION_HEADERS, **TIMING_HEADERS}
+_EVENTS = (
+    "One `data:` line with a `StreamEvent` per token; the last one has `generated_text`. An error after the first token "
+    "is a `data:` line with an error body."
+)
+
+
+def native_operations() -> tuple[Operation, ...]:
+    return (
+        Operation(
+            method="post",
+            path="/generate",
+            name="generate",
+            tag="Text Generation Inference",
+            summary="Continue a text",
+            body=NativeRequest,
+            example=_SAMPLED,
+            answer=Answer("The generated text", {JSON: (Reply,)}, _HEADERS),
+            errors=GENERATION_ERRORS,
+        ),
+        Operation(
+            method="post",
+            path="/generate_stream",
+            name="generate_stream",
+            tag="Text Generation Inference",
+            summary="Continue a text, token by token",
+            description=_EVENTS,
+            body=NativeRequest,
+            example=_EXAMPLE,
+            answer=Answer("Server-sent events", {EVENTS: (StreamEvent,)}, GENERATION_HEADERS),
+            errors=GENERATION_ERRORS,
+        ),
+        Operation(
+            method="post",
+            path="/",
+            name="generate_compatible",
+            tag="Text Generation Inference",
+            summary="Continue a text; the answer is an array of one",
+            description="With `stream: true` as /generate_stream. The prompt is part of the text unless refused.",
+            body=NativeStreamableRequest,
+            example=_EXAMPLE,
+            answer=Answer("The generated text", {JSON: (list[Reply],), EVENTS: (StreamEvent,)}, _HEADERS),
+            errors=GENERATION_ERRORS,
+        ),
+        Operation(
+            method="post",
+            path="/invocations",
+            name="invocations",
+            tag="SageMaker",
+            summary="SageMaker's door",
+            body=NativeStreamableRequest,
+            example=_EXAMPLE,
+            answer=Answer(
+                "The generated text", {JSON: (list[Reply],), EVENTS: (StreamEvent,), LINES: ()}, _HEADERS
+            ),
+            errors=GENERATION_ERRORS,
+        ),
+        Operation(
+            method="post",
+            path="/tokenize",
+            name="tokenize",
+            tag="Text Generation Inference",
+            summary="The tokens of a text",
+            body=TokenizeRequest,
+            example={"inputs": "Once upon a time"},
+            answer=Answer("The tokens and their places", {JSON: (list[TokenizedText],)}),
+            errors=BODY_ERRORS,
+        ),
+        *_server_operations(),
+    )
+
+
+def _server_operations() -> tuple[Operation, ...]:
+    return (
+        *(_health(path, name) for path, name in (("/ping", "ping"), ("/health", "health"), ("/", "root"))),
+        Operation(
+            method="get",
+            path="/info",
+            name="info",
+            tag="Server",
+            summary="Facts about the server and its model",
+            answer=Answer("The facts", {JSON: (Info,)}),
+            errors=(503,),
+        ),
+        Operation(
+            method="get",
+            path="/metrics",
+            name="metrics",
+            tag="Server",
+            summary="Prometheus metrics",
+            answer=Answer("Prometheus' text format", {TEXT: ()}),
+            open=True,
+        ),
+        Operation(
+            method="get",
+            path="/docs",
+            name="docs",
+            tag="Server",
+            summary="This API as a page",
+            answer=Answer("The page", {HTML: ()}),
+        ),
+        Operation(
+            method="get",
+            path="/api-doc/openapi.json",
+            name="openapi",
+            tag="Server",
+            summary="This API as an OpenAPI document",
+            answer=Answer("The document", {JSON: (dict,)}),
+        ),
+    )
+
+
+def _health(path: str, name: str) -> Operation:
+    return Operation(
+        method="get",
+        path=path,
+        name=name,
+        tag="Server",
+        summary="May this server get requests?",
+        answer=Answer("Yes", {TEXT: ()}),
+        errors=(503,),
+        unready=Unhealthy,
+        open=True,
+    )
