@@ -14,7 +14,7 @@ from serving.api.context import EXTENSION, ApiContext
 from serving.api.json_body import BodyReader
 from serving.api.readiness import Readiness, TextProvider
 from serving.api.roles import EngineClient
-from serving.api.routes import generate, health, info, invocations, tokenize
+from serving.api.routes import chat, completions, docs, generate, health, info, invocations, models, tokenize
 from serving.api.routes import metrics as metrics_page
 from serving.config import ServerConfig, Stage
 from serving.metrics import ServerMetrics
@@ -50,8 +50,9 @@ def create_app(
     request_id.register(app)
     cors.register(app, config.http)
     auth.register(app, config.http)
-    for routes in (health, generate, invocations, info, metrics_page, tokenize):
+    for routes in (health, generate, invocations, info, metrics_page, tokenize, chat, completions, models):
         app.register_blueprint(routes.blueprint)
+    app.register_blueprint(docs.blueprint_for(config))
     # The way Flask documents for WSGI middleware; its attribute is declared as a method.
     app.wsgi_app = ConnectionMiddleware(app.wsgi_app)  # type: ignore[method-assign]
     return app

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import msgspec
 from flask import Blueprint, Response
 
 from serving.api.context import context
 from serving.api.error_handlers import json_response
+from serving.api.schema.info import Info
 from serving.version import VERSION
 
 blueprint = Blueprint("info", __name__)
-
-
-class Info(msgspec.Struct, frozen=True, kw_only=True):
-    model_id: str
-    model_sha: str | None
-    model_pipeline_tag: str | None
-    model_dtype: str
-    model_device_type: str
-    max_concurrent_requests: int
-    max_best_of: int
-    max_stop_sequences: int
-    max_input_tokens: int
-    max_total_tokens: int
-    validation_workers: int
-    max_client_batch_size: int
-    router: str
-    version: str
-    sha: str | None
-    docker_label: str | None
 
 
 @blueprint.get("/info")
@@ -49,7 +30,7 @@ def info() -> Response:
             max_input_tokens=serving.limits.max_input_tokens,
             max_total_tokens=serving.limits.max_total_tokens,
             validation_workers=shared.config.http.api_workers or 1,
-            max_client_batch_size=1,
+            max_client_batch_size=limits.max_client_batch_size,
             router="text-generation-router",
             version=VERSION,
             sha=None,
