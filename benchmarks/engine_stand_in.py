@@ -35,6 +35,8 @@ class StandIn:
         self._requests: dict[str, AddRequest] = {}
         self._counts: dict[str, int] = {}
         self._num_steps = 0
+        self._num_sequences = 0
+        self._num_finished = 0
 
     def run(self, tokens_per_s: float) -> None:
         """Serve for ever; `tokens_per_s` 0 means as fast as the fronts take them."""
@@ -52,6 +54,7 @@ class StandIn:
         if isinstance(message, AddRequest):
             self._requests[message.request_id] = message
             self._counts[message.request_id] = 0
+            self._num_sequences += 1
             self._hub.send(front_id, RequestAccepted(request_id=message.request_id))
         elif isinstance(message, AbortRequest):
             self._forget(message.request_id)
@@ -59,16 +62,29 @@ class StandIn:
             for request_id in [key for key in self._requests if front_of(key) == message.front_id]:
                 self._forget(request_id)
         elif isinstance(message, Ping):
-            numbers = dict.fromkeys(EngineStats.__struct_fields__, 0)
-            self._hub.send(
-                front_id,
-                CommandReply(
-                    nonce=message.nonce,
-                    stats=EngineStats(**{**numbers, "num_running": len(self._requests), "num_blocks": 1}),
-                ),
-            )
+            self._hub.send(front_id, CommandReply(nonce=message.nonce, stats=self._stats()))
+
+    def _stats(self) -> EngineStats:
+        return EngineStats(
+            num_steps=self._num_steps,
+            num_waiting=0,
+            num_running=len(self._requests),
+            num_waiting_tokens=0,
+            num_free_blocks=1,
+            num_blocks=1,
+            num_sequences=self._num_sequences,
+            num_finished=self._num_finished,
+            num_failed=0,
+            num_aborted=self._num_sequences - self._num_finished - len(self._requests),
+            num_preemptions=0,
+            num_prompt_tokens=0,
+            num_generated_tokens=0,
+            num_cached_tokens=0,
+            forward_s=0.0,
+        )
 
     def _step(self) -> None:
+        self._num_steps += 1
         by_front: dict[str, list[SequenceOutput]] = {}
         for request_id, request in list(self._requests.items()):
             count = self._counts[request_id] = self._counts[request_id] + 1
@@ -83,6 +99,7 @@ class StandIn:
             )
             by_front.setdefault(front_of(request_id), []).append(output)
             if last:
+                self._num_finished += 1
                 self._forget(request_id)
         for front_id, outputs in by_front.items():
             self._hub.send(front_id, StepOutputs(outputs=outputs))

@@ -107,6 +107,8 @@ async def run_streams(port: int, *, num_streams: int, num_tokens: int) -> Stream
     await asyncio.gather(*(_stream(port, num_tokens, seen) for _ in range(num_streams)))
     seen.wall_s = time.perf_counter() - started_s
     pings, _ = pinger.communicate()
+    if pinger.returncode:
+        raise SystemExit("/ping did not answer 200 throughout")
     seen.pings_s = json.loads(pings)
     return seen
 

@@ -17,7 +17,7 @@ from serving.api.generation import Generation
 from serving.api.readiness import Serving
 from serving.api.request_record import RequestRecord
 from serving.api.schema.generate import GenerateRequest
-from serving.api.streaming import SSE, Framing, with_heartbeat
+from serving.api.streaming import SSE, Framing, paced
 from serving.api.strict_json import JsonValue
 
 
@@ -55,10 +55,11 @@ class Call:
             generation.start()
             stack.pop_all()
         self.record.detach()
-        chunks = with_heartbeat(
+        chunks = paced(
             events(generation, self.framing),
             framing=self.framing,
             heartbeat_s=self.shared.config.http.heartbeat_s,
+            more=generation.has_news,
         )
         response = Response(
             with_error_event(
@@ -88,4 +89,5 @@ def open_call() -> Iterator[Call]:
             max_total_tokens=serving.limits.max_total_tokens,
         )
         body = shared.bodies.read_object(request.environ, connection)
+        record.body_read()
         yield Call(shared=shared, serving=serving, connection=connection, record=record, body=body)

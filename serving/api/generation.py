@@ -14,6 +14,7 @@ from gevent import GreenletExit
 from serving.api.connection import CHECK_INTERVAL_S, ClientConnection, ClientDisconnected
 from serving.api.roles import EngineClient, OutputStream, SequenceText, TextProcessor, TokenText
 from serving.api.schema.generate import GenerateRequest
+from serving.buckets import DURATION_S, BucketCounts
 from serving.errors import Draining, IncompleteGeneration
 from serving.messages import RequestAccepted, SequenceOutput, TopToken
 
@@ -28,9 +29,11 @@ class Timings:
     queued: float = 0.0
     accepted: float = 0.0
     first_token: float = 0.0
+    last_token: float = 0.0
     ended: float = 0.0
     queue_s: float = 0.0
     inference_s: float = 0.0
+    token_gaps: BucketCounts = field(default_factory=lambda: BucketCounts(DURATION_S))
 
     @property
     def total_s(self) -> float:
@@ -51,6 +54,7 @@ class SequenceState:
     tokens: list[TokenText] = field(default_factory=list)
     logprob_sum: float = 0.0
     seed: int | None = None
+    last_token: float = 0.0
     ended: bool = False
 
     @property
@@ -144,6 +148,10 @@ class Generation:
                 self._early.append(news)  # a prompt that was admitted first may already run
         self.timings.accepted = time.monotonic()
 
+    def has_news(self) -> bool:
+        """True when `progress` would not wait."""
+        return bool(self._early) or (self._stream is not None and self._stream.has_news)
+
     def progress(self) -> Iterator[Progress | None]:
         """Yield what happens until all sequences ended; None every `CHECK_INTERVAL_S` in which nothing did.
 
@@ -228,8 +236,12 @@ class Generation:
 
     def _note(self, prompt: PromptState, sequence: SequenceState, output: SequenceOutput) -> None:
         timings = self.timings
-        if output.token_ids and not timings.first_token:
-            timings.first_token = time.monotonic()
+        if output.token_ids:
+            now = time.monotonic()
+            if sequence.last_token:
+                timings.token_gaps.observe(now - sequence.last_token)
+            timings.first_token = timings.first_token or now
+            timings.last_token = sequence.last_token = now
         timings.queue_s = max(timings.queue_s, output.queue_s)
         timings.inference_s = max(timings.inference_s, output.inference_s)
         if output.seed is not None:

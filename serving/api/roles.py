@@ -14,6 +14,11 @@ from serving.vocabulary import Vocabulary
 
 
 class OutputStream(Protocol):
+    @property
+    def has_news(self) -> bool:
+        """True when `get` would not wait."""
+        ...
+
     def get(self, timeout_s: float) -> RequestAccepted | SequenceOutput:
         """Next news of the requests. Raises `TimeoutError`, or the `RequestError` that ended one of them."""
         ...

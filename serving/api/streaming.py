@@ -5,15 +5,16 @@ Knows a generation, not the engine.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
 
 from serving.api.generation import Generation
 from serving.api.native_reply import last_stream_event, stream_event
-from serving.errors import IncompleteGeneration
+from serving.errors import IncompleteGeneration, ServingError
 
+_MAX_JOINED_BYTES = 32 * 1024
 _encode = msgspec.json.Encoder().encode
 
 
@@ -56,22 +57,37 @@ def framing_for(accept: str) -> Framing:
     return JSON_LINES if JSON_LINES.content_type in types else SSE
 
 
-def with_heartbeat(chunks: Iterator[bytes], *, framing: Framing, heartbeat_s: float) -> Iterator[bytes]:
+def paced(
+    chunks: Iterator[bytes], *, framing: Framing, heartbeat_s: float, more: Callable[[], bool]
+) -> Iterator[bytes]:
     """`chunks`, an empty one standing for "nothing to send yet", with keep-alive bytes into longer silences.
 
-    One chunk is pending at a time: while the client does not take it, nothing more is made. The first, empty chunk makes
-    the server send the headers before there is a token.
+    One chunk is pending at a time: while the client does not take it, nothing more is made. While `more` says that the
+    next one can be made without waiting they are joined: a front that falls behind sends fewer, longer pieces instead of
+    falling further behind. The first, empty chunk makes the server send the headers before there is a token.
     """
     yield b""
     last_sent = time.monotonic()
-    for chunk in chunks:
-        if chunk:
-            yield chunk
-        elif time.monotonic() - last_sent >= heartbeat_s:
-            yield framing.keep_alive
-        else:
-            continue
-        last_sent = time.monotonic()
+    joined = b""
+    try:
+        for chunk in chunks:
+            joined += chunk
+            if joined:
+                if len(joined) < _MAX_JOINED_BYTES and more():
+                    continue
+                yield joined
+                joined = b""
+            elif time.monotonic() - last_sent >= heartbeat_s:
+                yield framing.keep_alive
+            else:
+                continue
+            last_sent = time.monotonic()
+    except ServingError:
+        if joined:
+            yield joined  # what was made before the error is the client's
+        raise
+    if joined:
+        yield joined
 
 
 def native_events(generation: Generation, framing: Framing) -> Iterator[bytes]:

@@ -76,6 +76,10 @@ class FakeStream:
             )
         )
 
+    @property
+    def has_news(self) -> bool:
+        return not self._news.empty()
+
     def get(self, timeout_s: float) -> RequestAccepted | SequenceOutput:
         try:
             news = self._news.get(timeout=timeout_s)
