@@ -22,6 +22,7 @@ from serving.errors import DeviceError, InvalidRequest, ModelError
 from serving.grammar.admission import GrammarAdmission
 from serving.grammar.compiler import CompiledGrammar, GrammarCompiler
 from serving.grammar.store import GrammarStore
+from serving.grammar.trial import Setting, TrialProcess
 from serving.resolve import read_device_facts, read_model_facts, resolve
 from serving.sampling_params import Grammar
 from serving.text.tokenizer import Tokenizer
@@ -104,7 +105,7 @@ def _make_grammars(config: EngineConfig, executor: Executor) -> GrammarAdmission
     compiler = None
     if config.grammar_support:
         compiler = _BackgroundCompiler(
-            config.model_dir, vocab_size=executor.vocab_size, eos_token_ids=executor.eos_token_ids
+            config, vocab_size=executor.vocab_size, eos_token_ids=executor.eos_token_ids
         )
     return GrammarAdmission(compiler, store, timeout_s=config.grammar_timeout_s)
 
@@ -112,30 +113,48 @@ def _make_grammars(config: EngineConfig, executor: Executor) -> GrammarAdmission
 class _BackgroundCompiler:
     """A `GrammarCompiler` that is made while the engine warms up: nobody waits for the vocabulary before a grammar comes."""
 
-    def __init__(self, model_dir: str, *, vocab_size: int, eos_token_ids: list[int]) -> None:
-        def make() -> GrammarCompiler:
-            tokenizer = Tokenizer.from_dir(model_dir)
-            return GrammarCompiler(
-                tokenizer.vocabulary,
+    def __init__(self, config: EngineConfig, *, vocab_size: int, eos_token_ids: list[int]) -> None:
+        def make() -> tuple[GrammarCompiler, TrialProcess]:
+            tokenizer = Tokenizer.from_dir(config.model_dir)
+            vocabulary = tokenizer.vocabulary
+            compiler = GrammarCompiler(
+                vocabulary,
                 lambda text: tokenizer.encode(text, add_special_tokens=False),
                 vocab_size=vocab_size,
                 eos_token_ids=eos_token_ids,
             )
+            setting = Setting(
+                token_bytes=list(vocabulary.token_bytes),
+                special_text=vocabulary.special_text,
+                vocab_size=vocab_size,
+                eos_token_ids=eos_token_ids,
+                timeout_s=config.grammar_timeout_s,
+            )
+            return compiler, TrialProcess(setting)
 
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar-vocabulary")
-        self._compiler: Future[GrammarCompiler] = thread.submit(make)
+        self._made: Future[tuple[GrammarCompiler, TrialProcess]] = thread.submit(make)
         thread.shutdown(wait=False)
 
+    def try_apart(self, grammar: Grammar) -> None:
+        self._parts()[1].check(grammar)
+
     def compile(self, grammar: Grammar) -> CompiledGrammar:
+        return self._parts()[0].compile(grammar)
+
+    def close(self) -> None:
+        if self._made.exception() is None:
+            self._made.result()[1].close()
+
+    def _parts(self) -> tuple[GrammarCompiler, TrialProcess]:
         try:
-            compiler = self._compiler.result()
+            return self._made.result()
         except ModelError as error:
             # The engine serves token ids without a tokenizer; only grammars need one.
             raise InvalidRequest(
                 "`grammar` is refused: this model has no tokenizer that grammars can be compiled for",
                 field="grammar",
             ) from error
-        return compiler.compile(grammar)
 
 
 def cache_blocks(config: EngineConfig, groups: list[KVGroupSpec], free_bytes: int) -> list[int]:

@@ -17,13 +17,19 @@ from serving.grammar.compiler import CompiledGrammar
 from serving.grammar.store import GrammarStore
 from serving.sampling_params import Grammar
 
-MAX_PENDING = 64
+MAX_PENDING = 16
 
 
 class Compiler(Protocol):
+    def try_apart(self, grammar: Grammar) -> None:
+        """Compile where it can do no harm, and forget the result. Raises `InvalidRequest`."""
+        ...
+
     def compile(self, grammar: Grammar) -> CompiledGrammar:
         """Raises `InvalidRequest`."""
         ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(slots=True, frozen=True)
@@ -55,6 +61,7 @@ class GrammarAdmission:
         self._jobs: queue.SimpleQueue[Grammar | None] = queue.SimpleQueue()
         self._verdicts: queue.SimpleQueue[Verdict] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._closing = False
 
     def call_on_verdict(self, on_verdict: Callable[[], None]) -> None:
         self._on_verdict = on_verdict
@@ -87,10 +94,11 @@ class GrammarAdmission:
         """Compile in this thread, for callers that have nobody to keep waiting. Raises `InvalidRequest`."""
         if (found := self.find(grammar)) is not None:
             return found
-        verdict = self._judge(grammar)
-        if verdict.error is not None:
-            raise verdict.error
-        return self._keep(verdict)
+        if self._compiler is None:
+            raise RuntimeError("nothing can be compiled without a compiler")
+        compiled = self._compiler.compile(grammar)
+        self.store.add(compiled)
+        return compiled
 
     def take(self) -> list[Verdict]:
         """What was decided since the last call; compiled grammars are in the store from here on."""
@@ -99,39 +107,37 @@ class GrammarAdmission:
             verdict = self._verdicts.get()
             self._pending.discard(verdict.grammar)
             if verdict.compiled is not None:
-                self._keep(verdict)
+                self.store.add(verdict.compiled)
             verdicts.append(verdict)
         return verdicts
 
     def close(self) -> None:
+        self._closing = True
         if self._thread is not None:
             self._jobs.put(None)
-            self._thread.join(self._timeout_s)
+            self._thread.join()
             self._thread = None
-
-    def _keep(self, verdict: Verdict) -> CompiledGrammar:
-        if verdict.compiled is None:
-            raise RuntimeError("a refused grammar cannot be kept")
-        self.store.add(verdict.compiled)
-        return verdict.compiled
+        if self._compiler is not None:
+            self._compiler.close()
 
     def _work(self) -> None:
-        while (grammar := self._jobs.get()) is not None:
+        while (grammar := self._jobs.get()) is not None and not self._closing:
             self._verdicts.put(self._judge(grammar))
             self._on_verdict()
 
     def _judge(self, grammar: Grammar) -> Verdict:
         if self._compiler is None:
             raise RuntimeError("nothing can be compiled without a compiler")
-        started_s = time.monotonic()
         try:
+            self._compiler.try_apart(grammar)
+            started_s = time.monotonic()
             compiled = self._compiler.compile(grammar)
         except RequestError as error:
             return Verdict(grammar, error=error)
         took_s = time.monotonic() - started_s
         if took_s > self._timeout_s:
             late = InvalidRequest(
-                f"`grammar` is refused: it took {took_s:.1f} s to compile, must take at most {self._timeout_s:g} s",
+                f"`grammar` is refused: compiling it took {took_s:.1f} s, must take at most {self._timeout_s:g} s",
                 field="grammar",
             )
             return Verdict(grammar, error=late)

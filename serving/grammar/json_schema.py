@@ -18,6 +18,7 @@ MAX_ENUM_MEMBERS = 4096
 MAX_PROPERTIES = 1024
 MAX_BOUND = 100_000
 MAX_PATTERN_CHARS = 2048
+MAX_PATTERN_PROPERTIES = 64
 MAX_COMMON_MULTIPLE = 10_000
 
 JSON = dict[str, "JSON"] | list["JSON"] | str | int | float | bool | None
@@ -42,7 +43,7 @@ def check_schema(schema: JSON) -> None:
     """Raises `InvalidRequest` naming the keyword, the value and the limit."""
     if not isinstance(schema, dict | bool):
         raise _refusal(f"a JSON schema is an object, got {type(schema).__name__}")
-    num_schemas = num_members = num_properties = 0
+    num_schemas = num_members = num_properties = num_patterns = 0
     multiples: list[Fraction] = []
     for depth, node in _walk(schema):
         num_schemas += 1
@@ -52,11 +53,20 @@ def check_schema(schema: JSON) -> None:
             continue
         _check_keywords(node)
         _check_bounds(node)
-        members, properties = node.get("enum"), node.get("properties")
+        members, properties, patterns = (
+            node.get("enum"),
+            node.get("properties"),
+            node.get("patternProperties"),
+        )
         num_members += len(members) if isinstance(members, list) else 0
         num_properties += len(properties) if isinstance(properties, dict) else 0
         _require(num_members <= MAX_ENUM_MEMBERS, f"`enum`s have more than {MAX_ENUM_MEMBERS} members")
         _require(num_properties <= MAX_PROPERTIES, f"`properties` has more than {MAX_PROPERTIES} members")
+        num_patterns += len(patterns) if isinstance(patterns, dict) else 0
+        _require(
+            num_patterns <= MAX_PATTERN_PROPERTIES,
+            f"`patternProperties` has more than {MAX_PATTERN_PROPERTIES} members",
+        )
         _check_multiple(node, multiples)
 
 
