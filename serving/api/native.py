@@ -87,7 +87,7 @@ def ignored_names(body: dict[str, JsonValue], schema: type[msgspec.Struct]) -> l
     if isinstance(parameters, dict):
         names += unknown_fields(parameters, NativeParameters, prefix="parameters.")
         names += unknown_grammar_fields(parameters.get("grammar"), prefix="parameters.grammar.")
-    return [_header_safe(name) for name in names[:_MAX_IGNORED_NAMES]]
+    return [header_safe(name) for name in names[:_MAX_IGNORED_NAMES]]
 
 
 def refuse_unknown(names: list[str], config: HttpConfig) -> None:
@@ -139,7 +139,8 @@ def _tokenizer_of(text: TextProcessor) -> Tokenize:
     return tokenize
 
 
-def _header_safe(name: str) -> str:
+def header_safe(name: str) -> str:
+    """A client's name for something, short and without anything that could end a header."""
     return "".join(
         c if c.isascii() and (c.isalnum() or c in "._-") else "?" for c in name[:_MAX_IGNORED_CHARS]
     )

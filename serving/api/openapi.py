@@ -13,6 +13,7 @@ import msgspec
 
 from serving.api.openapi_native import native_operations
 from serving.api.openapi_operation import EVENTS, JSON, Operation
+from serving.api.openapi_v1 import v1_operations
 from serving.config import ServerConfig
 from serving.version import VERSION
 
@@ -49,7 +50,9 @@ class Document:
 
     def __init__(self, config: ServerConfig, operations: Sequence[Operation] | None = None) -> None:
         self._config = config
-        self.operations = tuple(native_operations() if operations is None else operations)
+        self.operations = tuple(
+            (*native_operations(), *v1_operations()) if operations is None else operations
+        )
 
     @cached_property
     def as_json(self) -> bytes:
@@ -84,7 +87,8 @@ class Document:
         for operation in self.operations:
             yield from (kind for kinds in operation.answer.schemas.values() for kind in kinds)
             yield from operation.error_types
-            yield from (kind for kind in (operation.body, operation.unready) if kind is not None)
+            yield from operation.bodies
+            yield from (() if operation.unready is None else (operation.unready,))
 
     def _operation(self, operation: Operation) -> Json:
         described: Json = {
@@ -96,7 +100,13 @@ class Document:
         if operation.description:
             described["description"] = operation.description
         parameters = [
-            {"name": name, "in": "path", "required": True, "description": text, "schema": {"type": "string"}}
+            {
+                "name": name,
+                "in": "path",
+                "required": True,
+                "description": text,
+                "schema": {"type": "string", "minLength": 1},
+            }
             for name, text in operation.path_parameters.items()
         ] + [
             {"name": name, "in": "header", "description": text, "schema": {"type": "string"}}
@@ -104,8 +114,8 @@ class Document:
         ]
         if parameters:
             described["parameters"] = parameters
-        if operation.body is not None:
-            content: Json = {"schema": self._schemas[operation.body]}
+        if operation.bodies:
+            content: Json = {"schema": self._any_of(operation.bodies)}
             if operation.example is not None:
                 content["example"] = operation.example
             described["requestBody"] = {"required": True, "content": {JSON: content}}
@@ -126,7 +136,11 @@ class Document:
         content = {}
         for media_type, kinds in answer.schemas.items():
             event_kinds = (*kinds, *operation.error_types)
-            schema = self._event(event_kinds) if media_type == EVENTS else self._any_of(kinds)
+            schema = (
+                self._event(event_kinds, done=operation.ends_streams)
+                if media_type == EVENTS
+                else self._any_of(kinds)
+            )
             content[media_type] = {"schema": schema}
         return {
             "description": answer.description,
@@ -148,14 +162,15 @@ class Document:
             return {"type": "string"}
         return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
 
-    def _event(self, kinds: Sequence[Any]) -> Json:
-        """One event of a stream, the way OpenAPI 3.1 describes them: `data` holds JSON text."""
-        data: Json = {
-            "type": "string",
-            "contentMediaType": JSON,
-            "contentSchema": self._any_of(kinds),
+    def _event(self, kinds: Sequence[Any], *, done: bool) -> Json:
+        """One event of a stream, the way OpenAPI 3.1 describes them: `data` holds JSON text, or what ends a stream."""
+        value: Json = {"contentMediaType": JSON, "contentSchema": self._any_of(kinds)}
+        data = {"anyOf": [{"const": "[DONE]"}, value]} if done else value
+        return {
+            "type": "object",
+            "required": ["data"],
+            "properties": {"data": {"type": "string", **data}},
         }
-        return {"type": "object", "required": ["data"], "properties": {"data": data}}
 
 
 def _headers(described: Mapping[str, str]) -> Json:
@@ -178,3 +193,7 @@ def apply_limits(components: Json, config: ServerConfig) -> None:
     if config.http.unknown_parameters == "refuse":
         for name in ("NativeRequest", "NativeStreamableRequest", "TokenizeRequest", "NativeParameters"):
             components[name]["additionalProperties"] = False
+    for name in ("ChatCompletionRequest", "CompletionRequest"):
+        components[name]["additionalProperties"] = {"type": "null"}  # what is null counts as absent
+        components[name]["properties"]["n"]["minimum"] = 1
+        components[name]["properties"]["n"]["maximum"] = limits.max_n

@@ -5,6 +5,7 @@ from __future__ import annotations
 from serving.api.native_reply import Reply, StreamEvent
 from serving.api.openapi_operation import (
     BODY_ERRORS,
+    CHAT_EXAMPLE,
     EVENTS,
     GENERATION_HEADERS,
     HTML,
@@ -17,7 +18,8 @@ from serving.api.openapi_operation import (
 )
 from serving.api.schema.info import Info, Unhealthy
 from serving.api.schema.native import NativeRequest, NativeStreamableRequest
-from serving.api.schema.tokenize import TokenizedText, TokenizeRequest
+from serving.api.schema.openai_chat import ChatCompletionRequest
+from serving.api.schema.tokenize import ChatTokenizeReply, TokenizedText, TokenizeRequest
 
 GENERATION_ERRORS = (*BODY_ERRORS, 404, 424)
 _EXAMPLE = {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 20}}
@@ -25,6 +27,7 @@ _SAMPLED = {
     "inputs": "Once upon a time",
     "parameters": {"max_new_tokens": 20, "temperature": 0.8, "top_p": 0.9, "seed": 7, "details": True},
 }
+_IGNORED = {"x-ignored-parameters": GENERATION_HEADERS["x-ignored-parameters"]}
 _HEADERS = {**GENERATION_HEADERS, **TIMING_HEADERS}
 _EVENTS = (
     "One `data:` line with a `StreamEvent` per token; the last one has `generated_text`. An error after the first token "
@@ -40,7 +43,7 @@ def native_operations() -> tuple[Operation, ...]:
             name="generate",
             tag="Text Generation Inference",
             summary="Continue a text",
-            body=NativeRequest,
+            bodies=(NativeRequest,),
             example=_SAMPLED,
             answer=Answer("The generated text", {JSON: (Reply,)}, _HEADERS),
             errors=GENERATION_ERRORS,
@@ -52,7 +55,7 @@ def native_operations() -> tuple[Operation, ...]:
             tag="Text Generation Inference",
             summary="Continue a text, token by token",
             description=_EVENTS,
-            body=NativeRequest,
+            bodies=(NativeRequest,),
             example=_EXAMPLE,
             answer=Answer("Server-sent events", {EVENTS: (StreamEvent,)}, GENERATION_HEADERS),
             errors=GENERATION_ERRORS,
@@ -64,7 +67,7 @@ def native_operations() -> tuple[Operation, ...]:
             tag="Text Generation Inference",
             summary="Continue a text; the answer is an array of one",
             description="With `stream: true` as /generate_stream. The prompt is part of the text unless refused.",
-            body=NativeStreamableRequest,
+            bodies=(NativeStreamableRequest,),
             example=_EXAMPLE,
             answer=Answer("The generated text", {JSON: (list[Reply],), EVENTS: (StreamEvent,)}, _HEADERS),
             errors=GENERATION_ERRORS,
@@ -75,7 +78,7 @@ def native_operations() -> tuple[Operation, ...]:
             name="invocations",
             tag="SageMaker",
             summary="SageMaker's door",
-            body=NativeStreamableRequest,
+            bodies=(NativeStreamableRequest,),
             example=_EXAMPLE,
             answer=Answer(
                 "The generated text", {JSON: (list[Reply],), EVENTS: (StreamEvent,), LINES: ()}, _HEADERS
@@ -88,9 +91,20 @@ def native_operations() -> tuple[Operation, ...]:
             name="tokenize",
             tag="Text Generation Inference",
             summary="The tokens of a text",
-            body=TokenizeRequest,
+            bodies=(TokenizeRequest,),
             example={"inputs": "Once upon a time"},
-            answer=Answer("The tokens and their places", {JSON: (list[TokenizedText],)}),
+            answer=Answer("The tokens and their places", {JSON: (list[TokenizedText],)}, _IGNORED),
+            errors=BODY_ERRORS,
+        ),
+        Operation(
+            method="post",
+            path="/chat_tokenize",
+            name="chat_tokenize",
+            tag="Text Generation Inference",
+            summary="The prompt that a chat becomes, and its tokens",
+            bodies=(ChatCompletionRequest,),
+            example=CHAT_EXAMPLE,
+            answer=Answer("The prompt and its tokens", {JSON: (ChatTokenizeReply,)}, _IGNORED),
             errors=BODY_ERRORS,
         ),
         *_server_operations(),

@@ -35,6 +35,9 @@ TIMING_HEADERS = {
 }
 
 
+CHAT_EXAMPLE = {"messages": [{"role": "user", "content": "Tell me a story."}], "max_tokens": 20}
+
+
 @dataclass(slots=True, frozen=True)
 class Answer:
     """A 200. `schemas` maps a content type to the types its body may have: those of the events where it is a stream of
@@ -57,7 +60,8 @@ class Operation:
     summary: str
     answer: Answer
     description: str = ""
-    body: Any = None
+    bodies: tuple[Any, ...] = ()
+    """The types one of which the body has."""
     example: Mapping[str, Any] | None = None
     path_parameters: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -65,6 +69,8 @@ class Operation:
     error_types: tuple[type, ...] = NATIVE_ERRORS
     unready: type | None = None
     """What a 503 holds where it is no error body."""
+    ends_streams: bool = False
+    """True where streams may end with OpenAI's `[DONE]`."""
     open: bool = False
     """True where no API key is asked for."""
 

@@ -30,7 +30,7 @@ CASES = [
     (each.method.upper(), each.path, mode)
     for each in Document(ServerConfig()).operations
     for mode in GenerationMode
-    if mode is GenerationMode.POSITIVE or each.body is not None
+    if mode is GenerationMode.POSITIVE or each.bodies
 ]
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from serving.api.schema.tokenize import MAX_CHARS
+from serving.api.schema.tokenize import MAX_CHARS, placed
 from serving.config import HttpConfig
+from serving.vocabulary import Vocabulary
 from tests.api.conftest import Front, FrontFactory
 
 
@@ -52,3 +53,55 @@ def test_unknown_fields(front: Front, new_front: FrontFactory) -> None:
 def test_only_post(front: Front) -> None:
     response = front.client.get("/tokenize")
     assert (response.status_code, response.json["error_type"]) == (405, "method_not_allowed")
+
+
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi é"}]}
+
+
+def test_a_chat_becomes_a_prompt_and_its_tokens(front: Front) -> None:
+    response = front.client.post("/chat_tokenize", json=CHAT)
+    assert response.status_code == 200, response.data
+    assert set(response.json) == {"tokenize_response", "templated_text"}
+    text = response.json["templated_text"]
+    assert text == "user: hi é\nassistant: "
+    tokens = response.json["tokenize_response"]
+    assert [token["id"] for token in tokens] == list(text.encode())
+    assert (tokens[0]["start"], tokens[-1]["stop"]) == (0, len(text.encode()))
+    assert front.engine.requests == []
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [{"role": "nobody", "content": "x"}]}, "messages[0].role"),
+        ({**CHAT, "n": 0}, "n"),
+        ({**CHAT, "audio": {}}, "audio"),
+        ({"messages": [{"role": "user", "content": "a" * (MAX_CHARS + 1)}]}, "messages"),
+    ],
+)
+def test_a_wrong_chat_is_refused_in_the_native_shape(front: Front, body: Any, field: str) -> None:
+    assert f"`{field}`" in front.error(body, path="/chat_tokenize")
+
+
+def test_unknown_fields_of_a_chat_are_named(front: Front, new_front: FrontFactory) -> None:
+    response = front.client.post("/chat_tokenize", json={**CHAT, "unheard_of": 1, "nothing": None})
+    assert (response.status_code, response.headers["x-ignored-parameters"]) == (200, "unheard_of")
+    strict = new_front(http=HttpConfig(unknown_parameters="refuse"))
+    assert "`unheard_of`" in strict.error({**CHAT, "unheard_of": 1}, path="/chat_tokenize")
+
+
+def test_tokens_whose_text_was_not_tokenized_as_it_stands() -> None:
+    """Where a message spells a special token, the ids are not those of the prompt's text."""
+    vocabulary = Vocabulary(
+        token_bytes=(b" a", b"</", b"s>", b"", "é".encode()[:1], "é".encode()[1:]),
+        special_text={3: "</s>"},
+        eos_token_ids=frozenset({3}),
+    )
+    tokens = placed([0, 1, 2, 3, 4, 5, 99], "a</s></s>é", vocabulary)
+    assert [(token.start, token.stop) for token in tokens] == [
+        (0, 1), (1, 3), (3, 5), (5, 9), (9, 10), (10, 11), (11, 11)
+    ]  # fmt: skip
+    assert [token.text for token in tokens][:4] == ["a", "</", "s>", "</s>"]

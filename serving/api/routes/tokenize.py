@@ -7,25 +7,76 @@ from flask import Blueprint, Response, request
 from serving.api.connection import connection_of
 from serving.api.context import context
 from serving.api.error_handlers import json_response
-from serving.api.json_body import convert
-from serving.api.native import IGNORED_HEADER, ignored_names, refuse_unknown
+from serving.api.json_body import convert, unknown_fields
+from serving.api.native import IGNORED_HEADER, header_safe, ignored_names, refuse_unknown
 from serving.api.offload import run_aside
+from serving.api.readiness import Serving
 from serving.api.roles import TextProcessor
-from serving.api.schema.tokenize import TokenizedText, TokenizeRequest, check_length
+from serving.api.schema.openai_chat import (
+    ChatCompletionRequest,
+    check_chat,
+    refuse_other_parts,
+    to_chat_request,
+)
+from serving.api.schema.parity import REFUSED
+from serving.api.schema.tokenize import (
+    ChatTokenizeReply,
+    TokenizedText,
+    TokenizeRequest,
+    check_length,
+    placed,
+)
+from serving.api.strict_json import JsonValue
+from serving.errors import InvalidRequest
 
 blueprint = Blueprint("tokenize", __name__)
 
 
 @blueprint.post("/tokenize")
 def tokenize() -> Response:
-    shared = context()
-    serving = shared.readiness.require()
-    body = shared.bodies.read_object(request.environ, connection_of(request.environ))
+    serving, body = _opened()
     checked = convert(body, TokenizeRequest)
     ignored = ignored_names(body, TokenizeRequest)
-    refuse_unknown(ignored, shared.config.http)
+    refuse_unknown(ignored, context().config.http)
     check_length(checked.inputs, "inputs")
-    response = json_response(run_aside(lambda: _tokens(serving.text, checked.inputs)))
+    return _answer(run_aside(lambda: _tokens(serving.text, checked.inputs)), ignored)
+
+
+@blueprint.post("/chat_tokenize")
+def chat_tokenize() -> Response:
+    """The body is that of `/v1/chat/completions`; fields that nobody knows are named, as on all of TGI's routes."""
+    serving, body = _opened()
+    given: dict[str, JsonValue] = {name: value for name, value in body.items() if value is not None}
+    for name in given:
+        if name in REFUSED["chat"]:
+            raise InvalidRequest(f"`{name}` is not supported: {REFUSED['chat'][name]}", field=name)
+    ignored = [header_safe(name) for name in unknown_fields(given, ChatCompletionRequest)]
+    refuse_unknown(ignored, context().config.http)
+    refuse_other_parts(given)
+    fields = convert(given, ChatCompletionRequest)
+    check_chat(fields, serving.limits)
+    chat = to_chat_request(fields)
+
+    def tokens() -> ChatTokenizeReply:
+        prepared = serving.text.prepare_chat(chat)
+        check_length(prepared.prompt_text, "messages")
+        spans = _tokens(serving.text, prepared.prompt_text, add_special_tokens=False)
+        if [span.id for span in spans] != prepared.prompt_token_ids:
+            # a message spells a special token, which a chat never makes one
+            spans = placed(prepared.prompt_token_ids, prepared.prompt_text, serving.text.vocabulary)
+        return ChatTokenizeReply(tokenize_response=spans, templated_text=prepared.prompt_text)
+
+    return _answer(run_aside(tokens), ignored)
+
+
+def _opened() -> tuple[Serving, dict[str, JsonValue]]:
+    shared = context()
+    serving = shared.readiness.require()
+    return serving, shared.bodies.read_object(request.environ, connection_of(request.environ))
+
+
+def _answer(value: object, ignored: list[str]) -> Response:
+    response = json_response(value)
     if ignored:
         response.headers[IGNORED_HEADER] = ",".join(ignored)
     return response

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from serving.errors import InvalidRequest
+from serving.vocabulary import Vocabulary
 
 MAX_CHARS = 1024 * 1024
 """Longest text that is taken apart: each of its tokens becomes an object of the answer."""
@@ -45,3 +47,21 @@ def check_length(text: str, field: str) -> None:
         raise InvalidRequest(
             f"`{field}` must have at most {MAX_CHARS} characters here. Given: {len(text)}", field=field
         )
+
+
+def placed(token_ids: Sequence[int], text: str, vocabulary: Vocabulary) -> list[TokenizedText]:
+    """`token_ids` with the places of their bytes in `text`, one behind the other. A token whose bytes do not come next is
+    given an empty place; only the space that some tokenizers put in front of a text may be missing there."""
+    data, at = text.encode("utf-8"), 0
+    tokens = []
+    for token_id in token_ids:
+        spelling = vocabulary.special_text.get(token_id)
+        known = 0 <= token_id < len(vocabulary)
+        piece = (
+            spelling.encode() if spelling is not None else vocabulary.token_bytes[token_id] if known else b""
+        )
+        if not data.startswith(piece, at):
+            piece = piece[1:] if piece[:1] == b" " and data.startswith(piece[1:], at) else b""
+        tokens.append(TokenizedText(token_id, piece.decode("utf-8", "replace"), at, at + len(piece)))
+        at += len(piece)
+    return tokens
