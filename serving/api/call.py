@@ -13,6 +13,7 @@ from flask import Response, request
 from serving.api.connection import ClientConnection, connection_of
 from serving.api.context import ApiContext, context
 from serving.api.error_handlers import with_error_event
+from serving.api.error_styles import Problem
 from serving.api.generation import Generation
 from serving.api.readiness import Serving
 from serving.api.request_record import RequestRecord
@@ -48,8 +49,13 @@ class Call:
         generation: Generation,
         events: Callable[[Generation, Framing], Iterator[bytes]],
         headers: Mapping[str, str],
+        *,
+        last_event: Callable[[Problem], bytes] | None = None,
     ) -> Response:
-        """Answer with `events` once the engine admitted the call; a refusal before that is an ordinary error."""
+        """Answer with `events` once the engine admitted the call; a refusal before that is an ordinary error.
+
+        `last_event` says what ends a stream that fails, where that is not an error's body.
+        """
         with ExitStack() as stack:
             stack.callback(generation.close)
             generation.start()
@@ -67,6 +73,7 @@ class Call:
                 framing=self.framing,
                 on_error=self.record.failed,
                 on_end=self.record.succeeded,
+                last_event=last_event,
             )
         )
         response.headers.update({**self.framing.headers, **headers})

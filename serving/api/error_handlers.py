@@ -77,25 +77,29 @@ def with_error_event(
     framing: Framing,
     on_error: Callable[[BaseException], None],
     on_end: Callable[[], None],
+    last_event: Callable[[Problem], bytes] | None = None,
 ) -> Iterator[bytes]:
     """Run a stream; an error becomes its last event, and the body ends normally.
 
-    Call it while the request's context exists: the stream itself runs without one.
+    `last_event` is for APIs whose streams do not end with an error's body. Call it while the request's context exists:
+    the stream itself runs without one.
     """
-    return _run_stream(events, framing, current_style(), current_request_id(), on_error, on_end)
+    style, request_id = current_style(), current_request_id()
+
+    def error_body(problem: Problem) -> bytes:
+        return framing.frame(style.body(problem, request_id)) + (framing.end if style.ends_streams else b"")
+
+    return _run_stream(events, last_event or error_body, style, request_id, on_error, on_end)
 
 
 def _run_stream(
     events: Iterator[bytes],
-    framing: Framing,
+    last_event: Callable[[Problem], bytes],
     style: ErrorStyle,
     request_id: str,
     on_error: Callable[[BaseException], None],
     on_end: Callable[[], None],
 ) -> Iterator[bytes]:
-    def last_event(problem: Problem) -> bytes:
-        return framing.frame(style.body(problem, request_id)) + (framing.end if style.ends_streams else b"")
-
     try:
         yield from events
         on_end()
@@ -149,6 +153,7 @@ def _answer_unexpected(error: Exception) -> Response:
 
 
 def _answer(problem: Problem) -> Response:
+    g.problem = problem  # for the request's log line
     return json_response(current_style().body(problem, current_request_id()), problem.status)
 
 

@@ -29,7 +29,7 @@ from serving.api.schema.openai_chat import (
     refuse_other_parts,
     to_chat_request,
 )
-from serving.api.schema.openai_sampling import max_new_tokens, sampling_params
+from serving.api.schema.openai_sampling import SamplingFields, max_new_tokens, sampling_params
 from serving.api.streaming import Framing
 from serving.errors import ContextTooLong, InvalidRequest
 from serving.text.answer import AnswerDelta
@@ -66,9 +66,17 @@ def answer(call: Call, *, any_model: bool = False) -> Response:
     limits = call.serving.limits
     check_chat(fields, limits)
     labelled = label(call, fields, prefix="chatcmpl", any_model=any_model)
-    prepared = _prepare(call.serving, to_chat_request(fields), limits)
+    prepared = prepare(call.serving, to_chat_request(fields), limits)
     chat = _Chat(fields, prepared, labelled)
-    generation = call.generation(_generate_request(chat, limits), keep_tokens=False)
+    request = generate_request(
+        prepared,
+        fields,
+        limits,
+        token_limit=fields.token_limit,
+        num_top_logprobs=fields.num_top_logprobs,
+        forces_call=fields.tool_choice not in (None, "auto"),
+    )
+    generation = call.generation(request, keep_tokens=False)
     if fields.streams:
 
         def events(generation: Generation, framing: Framing) -> Iterator[bytes]:
@@ -78,14 +86,18 @@ def answer(call: Call, *, any_model: bool = False) -> Response:
     return json_response(_whole(chat, generation, call.serving))
 
 
-def _prepare(serving: Serving, chat: ChatRequest, limits: Limits) -> PreparedChat:
+def prepare(serving: Serving, chat: ChatRequest, limits: Limits, *, field: str = "messages") -> PreparedChat:
+    """A chat as the engine takes it; long ones are made ready beside the event loop. `field` holds the messages.
+
+    Raises `ContextTooLong`, `TemplateError`, `ToolError` or `InvalidRequest`.
+    """
     num_chars = sum(_num_chars(message.get("content")) for message in chat.messages)
     least_tokens = num_chars // limits.longest_token_bytes if limits.longest_token_bytes else 0
     if least_tokens > limits.max_input_tokens:
         raise ContextTooLong(
             f"This model's maximum context length is {limits.max_total_tokens} tokens, of which the prompt may have "
             f"{limits.max_input_tokens}. However, your messages have more than {least_tokens} tokens",
-            field="messages",
+            field=field,
         )
     if num_chars < _LONG_CHAT_CHARS:
         return serving.text.prepare_chat(chat)
@@ -98,17 +110,25 @@ def _num_chars(content: object) -> int:
     return sum(len(part["text"]) for part in content) if isinstance(content, list) else 0
 
 
-def _generate_request(chat: _Chat, limits: Limits) -> GenerateRequest:
-    fields, prepared = chat.fields, chat.prepared
+def generate_request(
+    prepared: PreparedChat,
+    fields: SamplingFields,
+    limits: Limits,
+    *,
+    token_limit: tuple[str, int | None],
+    num_top_logprobs: int,
+    forces_call: bool,
+) -> GenerateRequest:
+    """`token_limit` is the field that limits the answer, and its value. Raises `InvalidRequest`."""
     grammar = prepared.grammar
     if grammar is not None and not limits.grammar_support:
-        if fields.tool_choice not in (None, "auto"):
+        if forces_call:
             raise InvalidRequest(
                 "`tool_choice`: forced tool calls need grammars, which are switched off on this server",
                 field="tool_choice",
             )
         grammar = None
-    field, wanted = fields.token_limit
+    field, wanted = token_limit
     new_tokens = max_new_tokens(
         wanted,
         field=field,
@@ -119,9 +139,7 @@ def _generate_request(chat: _Chat, limits: Limits) -> GenerateRequest:
     return GenerateRequest(
         inputs=prepared.prompt_text,
         prompt_token_ids=prepared.prompt_token_ids,
-        params=sampling_params(
-            fields, new_tokens=new_tokens, grammar=grammar, top_n_tokens=fields.num_top_logprobs
-        ),
+        params=sampling_params(fields, new_tokens=new_tokens, grammar=grammar, top_n_tokens=num_top_logprobs),
         return_full_text=False,
         stream=fields.streams,
     )

@@ -30,7 +30,7 @@ ADAPTER_HEADER = "X-Amzn-SageMaker-Adapter-Identifier"
 
 _BASE_MODEL = ("", "tgi")
 
-_Fields = TypeVar("_Fields", bound=SamplingFields)
+_Fields = TypeVar("_Fields", bound=msgspec.Struct)
 
 
 @dataclass(slots=True, frozen=True)

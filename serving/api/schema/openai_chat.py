@@ -6,6 +6,7 @@ Source of the shapes: OpenAI's API reference and the types of its client (`opena
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -187,7 +188,15 @@ def check_chat(fields: ChatCompletionRequest, limits: Limits) -> None:
         refuse("modalities", fields.modalities, 'must be ["text"]: this server serves text models')
     for index, message in enumerate(fields.messages):
         _check_message(index, message)
-    _check_tools(fields)
+    choice = fields.tool_choice
+    check_tools(
+        [
+            (f"tools[{index}].function.name", tool.function.name)
+            for index, tool in enumerate(fields.tools or [])
+        ],
+        choice=choice if isinstance(choice, str) else None,
+        chosen=[choice.function.name] if isinstance(choice, NamedTool) else [],
+    )
     check_formats(fields, fields.response_format, limits)
     if fields.continue_final_message and fields.add_generation_prompt:
         raise InvalidRequest(
@@ -214,7 +223,7 @@ def to_chat_request(fields: ChatCompletionRequest) -> ChatRequest:
     begins = fields.add_generation_prompt
     return ChatRequest(
         messages=[_plain(message) for message in fields.messages],
-        tools=[_without_nulls(tool) for tool in fields.tools or []],
+        tools=[plain_tool(tool.function) for tool in fields.tools or []],
         tool_choice=tool_choice,
         named_tool=named,
         parallel_tool_calls=fields.parallel_tool_calls is not False,
@@ -235,26 +244,25 @@ def _check_message(index: int, message: ChatMessage) -> None:
         refuse(f"{path}.role", message.role, "but only the assistant makes `tool_calls`")
 
 
-def _check_tools(fields: ChatCompletionRequest) -> None:
-    tools = fields.tools or []
+def check_tools(tools: Sequence[tuple[str, str]], *, choice: str | None, chosen: Sequence[str]) -> None:
+    """`tools` are the places of the names in the request, and the names; `choice` and `chosen` are what `tool_choice`
+    says: one word, or names. Raises `InvalidRequest`.
+    """
     if len(tools) > MAX_TOOLS:
         refuse("tools", f"a list of {len(tools)}", f"must have at most {MAX_TOOLS}")
     names: set[str] = set()
-    for index, tool in enumerate(tools):
-        name = tool.function.name
-        field = f"tools[{index}].function.name"
+    for field, name in tools:
         if not _FUNCTION_NAME.fullmatch(name):
             refuse(field, name, "must be 1 to 64 letters, digits, `_`, `-` and `.`")
         if name in names:
             refuse(field, name, "which is the name of another tool")
         names.add(name)
-    choice = fields.tool_choice
-    if isinstance(choice, NamedTool):
-        if choice.function.name not in names:
-            refuse("tool_choice", choice.function.name, "which is none of the `tools`")
-    elif choice is not None and choice not in _CHOICES:
+    for name in chosen:
+        if name not in names:
+            refuse("tool_choice", name, "which is none of the `tools`")
+    if choice is not None and choice not in _CHOICES:
         refuse("tool_choice", choice, f"must be one of {', '.join(_CHOICES)} or name a function")
-    elif choice == "required" and not tools:
+    if choice == "required" and not tools:
         refuse("tool_choice", choice, "which needs `tools`")
 
 
@@ -283,6 +291,7 @@ def _plain_call(call: MadeToolCall) -> dict[str, Any]:
     return {**plain, "type": "function", "function": function}
 
 
-def _without_nulls(tool: ToolDefinition) -> dict[str, Any]:
-    function = msgspec.to_builtins(tool.function)
-    return {"type": "function", "function": {k: v for k, v in function.items() if v is not None}}
+def plain_tool(function: FunctionDefinition) -> dict[str, Any]:
+    """A function as templates and the tools' formats see it: what is null is not there."""
+    plain = msgspec.to_builtins(function)
+    return {"type": "function", "function": {k: v for k, v in plain.items() if v is not None}}

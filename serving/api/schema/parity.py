@@ -39,6 +39,30 @@ _REFUSED_ON_V1 = {
     "request_id": "send the header `x-request-id`",
 }
 
+_CHAT_ALONE = (
+    "n",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "top_k",
+    "min_p",
+    "min_tokens",
+    "ignore_eos",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "logit_bias",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "chat_template_kwargs",
+    "documents",
+    "add_generation_prompt",
+    "continue_final_message",
+    "tool_prompt",
+)
+
 REFUSED: dict[str, dict[str, str]] = {
     "chat": {
         **_REFUSED_ON_V1,
@@ -67,6 +91,27 @@ REFUSED: dict[str, dict[str, str]] = {
         "top_logprobs": "`logprobs` is the number of likeliest tokens on this route",
         "max_completion_tokens": "this route has `max_tokens`",
     },
+    "responses": {
+        **_REFUSED_ON_V1,
+        "previous_response_id": _NO_STATE + "; send the earlier items in `input`",
+        "conversation": _NO_STATE + "; send the earlier items in `input`",
+        "prompt": _NO_STATE + ", so it has no stored prompts; send `instructions` and `input`",
+        "context_management": _NO_STATE,
+        "max_tool_calls": "it limits tools that the server runs, and this server runs none",
+        "moderation": "this server does not moderate",
+        "image": _TEXT_ONLY,
+        "access_programs": "there are no access programs",
+        "messages": "send `input`, or use /v1/chat/completions",
+        "max_tokens": "this route has `max_output_tokens`",
+        "max_completion_tokens": "this route has `max_output_tokens`",
+        "response_format": "this route has `text.format`",
+        "reasoning_effort": "this route has `reasoning.effort`",
+        "verbosity": "no model served here knows it; say it in a message",
+        "logprobs": "this route has `include` and `top_logprobs`",
+        "functions": "deprecated by OpenAI; use `tools`",
+        "function_call": "deprecated by OpenAI; use `tool_choice`",
+        **dict.fromkeys(_CHAT_ALONE, "OpenAI's /v1/responses does not have it; use /v1/chat/completions"),
+    },
 }
 """API -> field -> why a request that sets it is refused."""
 
@@ -89,6 +134,16 @@ WITHOUT_EFFECT: dict[str, dict[str, str]] = {
     "completions": {
         **_WITHOUT_EFFECT_ON_V1,
         "best_of": "only the value of `n` is accepted: use the native routes to have the best of several",
+    },
+    "responses": {
+        **_WITHOUT_EFFECT_ON_V1,
+        "metadata": "it is returned with the answer; nothing is stored",
+        "background": "only `false` is accepted: " + _NO_STATE,
+        "truncation": "only `disabled` is accepted: input is never cut",
+        "safety_identifier": "it names the end user",
+        "prompt_cache_key": "equal prompt beginnings are found without it",
+        "prompt_cache_retention": "the prefix cache decides",
+        "prompt_cache_options": "the prefix cache decides",
     },
 }
 """API -> field -> why it is accepted although it changes no token."""
