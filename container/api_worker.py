@@ -39,7 +39,6 @@ from serving.config import RUN_CONFIG_FILE, ServerConfig
 
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.1  # a signal handler must not touch the hub, so the loops look at `alive` by themselves
-_MAX_LOGGED_CHARS = 200
 _OUR_FAULT = (InvalidResponseHeader, InvalidResponseHeaderName)
 _MALFORMED = ("400 Bad Request", "malformed_request", "Malformed HTTP request")
 _REFUSALS: dict[type[Exception], tuple[str, str, str]] = {
@@ -106,7 +105,8 @@ class ApiWorker(GeventWorker):  # type: ignore[misc]
             status, error_type, text = next(
                 (answer for kind, answer in _REFUSALS.items() if isinstance(exc, kind)), _MALFORMED
             )
-            self.log.warning("malformed request: %s", str(exc)[:_MAX_LOGGED_CHARS])
+            # The text of the exception quotes what the client sent.
+            self.log.warning("malformed request: %s", type(exc).__name__)
         else:
             status, error_type, text = "500 Internal Server Error", "internal", "Internal error"
             self.log.exception("a request failed outside the application")
@@ -145,7 +145,12 @@ class ApiLogger(Logger):  # type: ignore[misc]
         super().setup(cfg)
         path = Path(cfg.worker_tmp_dir) / RUN_CONFIG_FILE
         runtime = msgspec.json.decode(path.read_bytes(), type=ServerConfig).runtime
-        logs.configure("api", level=runtime.log_level, json_output=runtime.json_logs)
+        logs.configure(
+            "api",
+            level=runtime.log_level,
+            json_output=runtime.json_logs,
+            exception_text=runtime.log_prompts,
+        )
         self.error_log.handlers[:] = []
         self.error_log.propagate = True
         # Every start, stop and worker of gunicorn is an info line; ours say the same once.

@@ -25,6 +25,10 @@ limit_request_fields = 100
 limit_request_field_size = 16384
 
 
+def pre_request(_worker: Any, _request: Any) -> None:
+    """gunicorn's own logs every path at debug level; `serving.api.access` logs requests, by their routes."""
+
+
 def pre_fork(_server: Any, _worker: Any) -> None:
     setproctitle("api")  # the master's
 

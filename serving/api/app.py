@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from flask import Flask
 
-from serving.api import auth, cors, error_handlers, request_id
+from serving.api import access, auth, cors, error_handlers, request_id
 from serving.api.connection import ConnectionMiddleware
 from serving.api.context import EXTENSION, ApiContext
 from serving.api.json_body import BodyReader
@@ -18,6 +18,7 @@ from serving.api.routes import chat, completions, docs, generate, health, info, 
 from serving.api.routes import metrics as metrics_page
 from serving.config import ServerConfig, Stage
 from serving.metrics import ServerMetrics
+from serving.tracing import Tracing
 
 _BUFFERED_BODIES = 8
 """Unfinished bodies of one worker may together hold this many times the largest one."""
@@ -30,9 +31,11 @@ def create_app(
     stage: Callable[[], Stage],
     *,
     metrics: ServerMetrics | None = None,
+    tracing: Tracing | None = None,
 ) -> Flask:
     """`text` returns None until the engine's model folder is known and its tokenizer read."""
     app = Flask("serving", static_folder=None)
+    metrics = metrics or ServerMetrics()
     app.url_map.merge_slashes = False  # `//ping` is no other way to write `/ping`
     limit_bytes = config.limits.payload_limit_bytes
     app.extensions[EXTENSION] = ApiContext(
@@ -44,8 +47,9 @@ def create_app(
             timeout_s=config.http.body_timeout_s,
             buffer_limit_bytes=_BUFFERED_BODIES * limit_bytes,
         ),
-        metrics=metrics or ServerMetrics(),
+        metrics=metrics,
     )
+    access.register(app, metrics, tracing)
     error_handlers.register(app)
     request_id.register(app)
     cors.register(app, config.http)

@@ -1,38 +1,69 @@
-"""What is counted and logged about one generation call, once, when it ends. Never holds a prompt or an
-output.
+"""What is counted, logged and traced about one generation call, once, when it ends. Prompts and answers leave it only under
+LOG_PROMPTS.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from types import TracebackType
 
-from serving import logs
+from flask import has_request_context
+
+from serving.api import access as accesses
 from serving.api.connection import ClientDisconnected
-from serving.api.error_handlers import CLIENT_CLOSED_REQUEST, status_of
+from serving.api.context import context
+from serving.api.error_handlers import CLIENT_CLOSED_REQUEST, current_style, status_of
+from serving.api.error_styles import NATIVE, OPENAI
 from serving.api.generation import Generation, Timings
-from serving.errors import IncompleteGeneration, Overloaded, RequestError
+from serving.api.request_facts import generation_attributes, generation_facts, prompt_facts, trace_parts
+from serving.errors import (
+    Draining,
+    IncompleteGeneration,
+    InvalidRequest,
+    NotFound,
+    NotReady,
+    Overloaded,
+    RequestError,
+    ServingError,
+    TemplateError,
+)
 from serving.metrics import ServerMetrics
+from serving.tracing import Attribute
 
-logger = logging.getLogger(__name__)
-
-_MAX_INFERENCE_ID_CHARS = 64
 _MAX_LOGGED_NAMES = 20
+_APIS = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/responses": "responses",
+}
 
 
 class RequestRecord:
     """Use as a context manager around a call. One that goes on as a stream is detached from it."""
 
-    def __init__(self, metrics: ServerMetrics, route: str, inference_id: str | None) -> None:
-        self.timings = Timings(started=time.monotonic())
+    def __init__(
+        self, metrics: ServerMetrics, route: str, inference_id: str | None, *, api: str | None = None
+    ) -> None:
+        """`api` names whose body it is (`native`, `chat`, `completions`, `responses`); absent: as the route says."""
+        self._access = accesses.current_access()
+        self._access.claimed = True
+        if self._access.route == accesses.UNKNOWN_ROUTE:
+            self._access.route = route
+        self.timings = Timings(started=self._access.started_s)
+        self.api = api or _APIS.get(self._access.route)
         self._metrics = metrics
-        self._route = route
-        self._inference_id = inference_id[:_MAX_INFERENCE_ID_CHARS] if inference_id else None
+        self._inference_id = accesses.plain_name(inference_id) if inference_id else None
+        self._model: str | None = None
+        self._log_prompts = False
+        if has_request_context():
+            self._model = accesses.model_id()
+            self._log_prompts = context().config.runtime.log_prompts
         self._generation: Generation | None = None
         self._ignored: list[str] = []
+        self._style = NATIVE
         self._detached = False
         self._done = False
+        self._body_read_s = 0.0
         metrics.request_count.inc()
 
     def __enter__(self) -> RequestRecord:
@@ -49,6 +80,10 @@ class RequestRecord:
         elif not self._detached:
             self.succeeded()
 
+    def body_read(self) -> None:
+        """The body has arrived; what follows until the engine is asked is its check and the tokenizer."""
+        self._body_read_s = time.monotonic()
+
     def ignores(self, names: list[str]) -> None:
         """Note request fields that nobody reads."""
         self._ignored = names
@@ -62,8 +97,9 @@ class RequestRecord:
             self._metrics.max_new_tokens.observe(request.params.max_new_tokens or 0)
 
     def detach(self) -> None:
-        """The call goes on after this block; `succeeded`, `failed` or `closed` ends it."""
+        """The call goes on after this block, without the request's context; `succeeded`, `failed` or `closed` ends it."""
         self._detached = True
+        self._style = current_style()
 
     def succeeded(self) -> None:
         if self._done:
@@ -75,22 +111,20 @@ class RequestRecord:
         metrics.validation_duration.observe(timings.validation_s)
         metrics.queue_duration.observe(timings.queue_s)
         metrics.inference_duration.observe(timings.inference_s)
-        if timings.first_token:
-            metrics.first_token_duration.observe(timings.first_token - timings.started)
         generation = self._generation
         if generation is not None and metrics.generated_tokens is not None:
             num_tokens = generation.num_generated_tokens
             metrics.generated_tokens.observe(num_tokens)
             metrics.time_per_token.observe(timings.inference_s / max(1, num_tokens))
-        self._log(200, None)
+        self._end(200, "success", None)
 
     def failed(self, error: BaseException) -> None:
         if self._done:
             return
         self._finish_timings()
-        reason = _failure(error)
-        self._metrics.request_failure.labels(err=reason).inc()
-        self._log(status_of(error), reason)
+        self._metrics.request_failure.labels(err=_failure(error)).inc()
+        status = status_of(error, self._style if self._detached else None)
+        self._end(status, "aborted" if status == CLIENT_CLOSED_REQUEST else "error", error)
 
     def closed(self) -> None:
         """The response was closed: a call that had not ended by then lost its client."""
@@ -104,41 +138,58 @@ class RequestRecord:
         else:
             self.timings.ended = time.monotonic()
 
-    def _log(self, status: int, failure: str | None) -> None:
-        timings = self.timings
-        fields: dict[str, object] = {"route": self._route, "status": status, "total_s": timings.total_s}
-        if failure is not None:
-            fields["failure"] = failure
-        if self._inference_id is not None:
-            fields["inference_id"] = self._inference_id
+    def _end(self, status: int, outcome: str, error: BaseException | None) -> None:
+        """The same for every end: latencies, the line, the span."""
+        metrics, timings = self._metrics, self.timings
+        metrics.call_duration.labels(outcome=outcome).observe(timings.total_s)
+        if timings.first_token:
+            metrics.first_token_duration.observe(timings.first_token - timings.started)
+            metrics.observe_token_gaps(timings.token_gaps)
+        api = self.api or ("openai" if self._current_style() is OPENAI else "native")
+        facts: dict[str, object] = {"api": api, "model": self._model, "inference_id": self._inference_id}
+        attributes: dict[str, Attribute] = {}
         if self._ignored:
-            fields["ignored_parameters"] = ",".join(self._ignored[:_MAX_LOGGED_NAMES])
+            names = [accesses.plain_name(name) for name in self._ignored[:_MAX_LOGGED_NAMES]]
+            facts["ignored_parameters"] = ",".join(names)
         generation = self._generation
         if generation is not None:
-            request = generation.request
-            fields |= {
-                "request_id": generation.request_id,
-                "input_tokens": generation.num_prompt_tokens,
-                "generated_tokens": generation.num_generated_tokens,
-                "validation_s": timings.validation_s,
-                "queue_s": timings.queue_s,
-                "inference_s": timings.inference_s,
-                "finish_reason": ",".join(s.text.finish_reason or "none" for s in generation.sequences),
-                "seed": request.reported_seed,
-            }
-        level = logging.WARNING if status in (500, 424) else logging.INFO
-        logs.event(logger, level, "request", **fields)
+            facts |= generation_facts(generation)
+            if self._log_prompts:
+                facts |= prompt_facts(generation)
+            if self._access.span is not None:
+                attributes = generation_attributes(generation, api=api, model=self._model)
+                for name, start_s, end_s in trace_parts(generation, self._body_read_s):
+                    self._access.span.child(name, start_s, end_s)
+        self._access.finish(
+            status,
+            facts,
+            attributes,
+            error_type=None if error is None else _error_type(error),
+            fault=error.field if isinstance(error, InvalidRequest | NotFound) else None,
+            ended_s=timings.ended,
+        )
+
+    def _current_style(self) -> object:
+        return self._style if self._detached else current_style()
+
+
+def _error_type(error: BaseException) -> str:
+    if isinstance(error, ClientDisconnected):
+        return accesses.CLIENT_CLOSED
+    return error.error_type if isinstance(error, ServingError) else "internal"
 
 
 def _failure(error: BaseException) -> str:
-    """TGI's `err` label."""
-    if isinstance(error, Overloaded):
+    """TGI's `err` label. Requests that come before the start or after the end count as overload: come back later."""
+    if isinstance(error, ClientDisconnected):
+        return "dropped"
+    if isinstance(error, Overloaded | Draining | NotReady):
         return "overloaded"
     if isinstance(error, IncompleteGeneration):
         return "incomplete"
-    status = status_of(error)
-    if status == CLIENT_CLOSED_REQUEST:
-        return "dropped"
+    if isinstance(error, TemplateError):
+        return "template"
+    status = status_of(error, NATIVE)
     if status < 500 and isinstance(error, RequestError) and status != 424:
         return "validation"
     return "generation"

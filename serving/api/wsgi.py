@@ -5,6 +5,7 @@ The app answers at once; the engine is connected and the tokenizer is read in th
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -13,15 +14,16 @@ from pathlib import Path
 import msgspec
 from flask import Flask
 
-from serving import metrics
+from serving import logs, metrics
 from serving.api.app import create_app
 from serving.api.offload import run_aside
 from serving.api.readiness import StageFile
-from serving.config import ENGINE_SOCKET, RUN_CONFIG_FILE, STAGE_FILE, ServerConfig
+from serving.config import ENGINE_SOCKET, RUN_CONFIG_FILE, STAGE_FILE, RuntimeConfig, ServerConfig
 from serving.errors import StartupError
 from serving.ipc.client import EngineClient
 from serving.messages import EngineReady
 from serving.text.processor import TextProcessor
+from serving.tracing import Tracing, endpoint_problem
 
 logger = logging.getLogger(__name__)
 
@@ -34,21 +36,37 @@ def build(run_dir: str) -> Flask:
     """The app of this worker, for the server whose private run directory is `run_dir`."""
     directory = Path(run_dir)
     config = msgspec.json.decode((directory / RUN_CONFIG_FILE).read_bytes(), type=ServerConfig)
-    metrics.claim_slot(run_dir)
+    slot = metrics.claim_slot(run_dir)
     if not metrics.is_shared() and (config.http.api_workers or 1) > 1:
         logger.warning("PROMETHEUS_MULTIPROC_DIR is not set: /metrics shows one worker of several")
     engine = EngineClient(directory / ENGINE_SOCKET, front_id=f"api{os.getpid()}")
     engine.start()
-    text = TextLoader(engine)
+    text = TextLoader(engine, config)
     text.start()
-    return create_app(engine, text, config, StageFile(directory / STAGE_FILE))
+    tracing = start_tracing(config.runtime, first_worker=slot == metrics.FIRST_SLOT)
+    return create_app(engine, text, config, StageFile(directory / STAGE_FILE), tracing=tracing)
+
+
+def start_tracing(runtime: RuntimeConfig, *, first_worker: bool) -> Tracing | None:
+    """None without an endpoint, or with one that cannot take traces over HTTP, which the first worker logs."""
+    if not runtime.otlp_endpoint:
+        return None
+    problem = endpoint_problem(runtime.otlp_endpoint)
+    if problem is not None:
+        if first_worker:
+            logs.event(logger, logging.ERROR, "no traces", reason=problem)
+        return None
+    tracing = Tracing(runtime.otlp_endpoint, runtime.otlp_service_name)
+    atexit.register(tracing.close)
+    return tracing
 
 
 class TextLoader:
     """Reads the tokenizer once the engine has said where the model is; returns None until then."""
 
-    def __init__(self, engine: EngineClient) -> None:
+    def __init__(self, engine: EngineClient, config: ServerConfig) -> None:
         self._engine = engine
+        self._config = config
         self._text: TextProcessor | None = None
         self._thread = threading.Thread(target=self._load, name="tokenizer", daemon=True)
 
@@ -62,7 +80,12 @@ class TextLoader:
         ready = self._wait()
         try:
             self._text = run_aside(
-                lambda: TextProcessor.from_dir(ready.model_dir, vocab_size=ready.vocab_size)
+                lambda: TextProcessor.from_dir(
+                    ready.model_dir,
+                    vocab_size=ready.vocab_size,
+                    config=self._config.model,
+                    grammars=self._config.limits.grammar_support,
+                )
             )
         except StartupError as error:
             logger.error("%s", error.message)

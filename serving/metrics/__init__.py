@@ -6,6 +6,6 @@ from __future__ import annotations
 
 from serving.metrics.exposition import CONTENT_TYPE
 from serving.metrics.front import ServerMetrics
-from serving.metrics.slots import claim_slot, is_shared
+from serving.metrics.slots import FIRST_SLOT, claim_slot, is_shared
 
-__all__ = ["CONTENT_TYPE", "ServerMetrics", "claim_slot", "is_shared"]
+__all__ = ["CONTENT_TYPE", "FIRST_SLOT", "ServerMetrics", "claim_slot", "is_shared"]

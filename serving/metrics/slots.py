@@ -12,6 +12,8 @@ import os
 
 import prometheus_client.values as prometheus_values
 
+FIRST_SLOT = "slot0"
+
 _held_slots: list[int] = []
 
 

@@ -397,9 +397,9 @@ def test_one_log_line_per_request_without_text(
     lines = [vars(record) for record in caplog.records if record.message == "request"]
     assert [line["status"] for line in lines] == [200, 200, 422]
     whole, _, refused = lines
-    assert whole["request_id"] == "fake-1"
+    assert whole["engine_request_id"] == "fake-1"
     assert (whole["input_tokens"], whole["generated_tokens"]) == (6, 3)
     assert (whole["seed"], whole["finish_reason"], whole["inference_id"]) == (5, "eos_token", "id-7")
     assert whole["ignored_parameters"] == "parameters.foo"
-    assert (refused["failure"], refused["route"]) == ("validation", "/generate")
+    assert (refused["error_type"], refused["route"]) == ("validation", "/generate")
     assert "canary" not in caplog.text

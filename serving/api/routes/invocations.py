@@ -36,11 +36,13 @@ def _native(route: native.NativeRoute) -> Answer:
 
 def _chat(call: Call) -> Response:
     use_style(OPENAI)
+    call.record.api = "chat"
     return chat.answer(call, any_model=True)
 
 
 def _completions(call: Call) -> Response:
     use_style(OPENAI)
+    call.record.api = "completions"
     return completions.answer(call, any_model=True)
 
 
