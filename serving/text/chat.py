@@ -4,20 +4,31 @@ message formats; knows no HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from serving.errors import TemplateError, ToolError
+from serving.errors import InvalidRequest, TemplateError, ToolError
 from serving.sampling_params import Grammar
 from serving.text.answer import AnswerText, TextSource
+from serving.text.chat_messages import MessageShape, find_shape
 from serving.text.chat_template import ChatTemplate
+from serving.text.control_text import ControlText, Encode, MarkedEncoder, unmarked
 from serving.text.parsers.contract import MessageParser
+from serving.text.parsers.find import find_reasoning_format, find_tool_format, new_parser
+from serving.text.parsers.tools import Tool, offered_tools
+
+logger = logging.getLogger(__name__)
 
 Json = Any
-Encode = Callable[[str], list[int]]
+
+_ROLES = frozenset({"assistant", "developer", "function", "system", "tool", "user"})
+_PROMPT_END_CHARS = 1024
+"""More than any marker of reasoning: a parser needs the end of the prompt only."""
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,12 +71,27 @@ class ChatPreparer:
     """One model's way to read chats. Immutable after construction: any thread may use it."""
 
     def __init__(
-        self, template: ChatTemplate | None, *, encode: Encode, special_texts: Collection[str]
+        self,
+        template: ChatTemplate | None,
+        *,
+        encode: Encode,
+        special_ids: Mapping[str, int],
+        tool_format: str | None = None,
+        reasoning_format: str | None = None,
+        grammars: bool = True,
     ) -> None:
-        """`encode` gives the ids of a text in which special tokens are spelled, and adds none of its own."""
+        """`encode` gives the ids of a text in which special tokens are spelled, and adds none of its own; `special_ids`
+        are their ids. The formats, found in the template by default, are chosen by name. Without `grammars` nothing
+        holds answers to anything. Raises `ConfigError` for an unknown format.
+        """
         self._template = template
-        self._encode = encode
-        self._special_texts = frozenset(special_texts)
+        self._control = ControlText(special_ids)
+        self._encode = MarkedEncoder(encode)
+        source = None if template is None else template.source
+        self._tool_format = find_tool_format(source, special_ids, name=tool_format)
+        self._reasoning = find_reasoning_format(source, special_ids, name=reasoning_format)
+        self._grammars = grammars
+        self._shape = MessageShape() if template is None else _shape_of(template)
 
     @property
     def has_template(self) -> bool:
@@ -75,15 +101,112 @@ class ChatPreparer:
         """Raises `TemplateError`, `ToolError` or `InvalidRequest`. Takes a while for long chats."""
         if self._template is None:
             raise TemplateError("Template error: template not found")
-        if chat.tools and chat.tool_choice != "none":
-            raise ToolError("Tool error: this server cannot read tool calls yet")
-        text = self._template.render(
-            chat.messages,
-            add_generation_prompt=chat.add_generation_prompt,
-            **_variables(chat.template_variables),
+        tools = _offered(chat)
+        marked_prompt = self._render(self._template, chat, tools)
+        prompt_text = unmarked(marked_prompt)
+        return PreparedChat(
+            prompt_text=prompt_text,
+            prompt_token_ids=self._encode(marked_prompt),
+            grammar=self._grammar(chat, tools, prompt_text),
+            new_parser=self._parser_factory(chat, tools, prompt_text),
         )
-        return PreparedChat(text, self._encode(text), chat.response_grammar, lambda: None)
+
+    def _render(self, template: ChatTemplate, chat: ChatRequest, tools: Sequence[Tool]) -> str:
+        self._require_roles(chat.messages)
+        messages = self._shape.apply(chat.messages)
+        shown = chat.tools if tools else None
+        if tools and not template.shows_tools():
+            messages = _with_instructions(messages, self._tool_format.instructions(tools, chat.tool_prompt))
+        return template.render(
+            self._control.marked(messages),
+            add_generation_prompt=chat.add_generation_prompt and not chat.continue_final_message,
+            tools=self._control.marked(shown),
+            documents=self._control.marked(chat.documents),
+            continue_final_message=chat.continue_final_message,
+            variables=self._control.marked(chat.template_variables),
+        )
+
+    def _require_roles(self, messages: Sequence[Mapping[str, Json]]) -> None:
+        """Templates write control tokens around roles, so an unusual one must not be the middle of another token."""
+        for i, message in enumerate(messages):
+            role = message.get("role")
+            if not isinstance(role, str) or (role not in _ROLES and (not role or self._control.holds(role))):
+                raise InvalidRequest(
+                    f"`messages[{i}].role` is {str(role)[:40]!r}, must be one of {', '.join(sorted(_ROLES))}",
+                    field=f"messages[{i}].role",
+                )
+
+    def _grammar(self, chat: ChatRequest, tools: Sequence[Tool], prompt_text: str) -> Grammar | None:
+        if not self._grammars:
+            if _forced(chat):
+                raise ToolError(
+                    "Tool error: calls cannot be forced, grammars are switched off (GRAMMAR_SUPPORT)"
+                )
+            return chat.response_grammar
+        if chat.response_grammar is None:
+            return self._tool_format.grammar(
+                tools,
+                forced=_forced(chat),
+                parallel=chat.parallel_tool_calls,
+                reasoning=self._reasoning,
+                prompt_text=prompt_text,
+            )
+        if self._reasoning is None:
+            return chat.response_grammar
+        return self._reasoning.wrap(chat.response_grammar, prompt_text=prompt_text)
+
+    def _parser_factory(
+        self, chat: ChatRequest, tools: Sequence[Tool], prompt_text: str
+    ) -> Callable[[], MessageParser | None]:
+        # An answer in a format of its own is that format's text, whatever calls look like.
+        constrained = self._grammars and chat.response_grammar is None
+        return functools.partial(
+            new_parser,
+            None if chat.response_grammar is not None else self._tool_format,
+            tools,
+            reasoning=self._reasoning,
+            prompt_text=prompt_text[-_PROMPT_END_CHARS:],
+            constrained=constrained,
+            forced=_forced(chat),
+        )
 
 
-def _variables(variables: Mapping[str, Json]) -> dict[str, Json]:
-    return dict(variables)
+def _shape_of(template: ChatTemplate) -> MessageShape:
+    """Tries the template out, so that a broken one is known before the first request."""
+    try:
+        return find_shape(template)
+    except TemplateError as error:
+        logger.warning(
+            "the chat template cannot render a plain chat, such requests will fail: %s", error.message
+        )
+        return MessageShape()
+
+
+def _forced(chat: ChatRequest) -> bool:
+    return chat.named_tool or chat.tool_choice == "required"
+
+
+def _offered(chat: ChatRequest) -> tuple[Tool, ...]:
+    """The tools the model may call."""
+    if _forced(chat) and chat.response_grammar is not None:
+        raise ToolError("Tool error: Grammar and tools are mutually exclusive")
+    if chat.tool_choice == "none" and not chat.named_tool:
+        return ()
+    tools = offered_tools(chat.tools, named=chat.tool_choice if chat.named_tool else None)
+    if _forced(chat) and not tools:
+        raise ToolError("Tool error: `tool_choice` asks for a call, but `tools` is empty")
+    return tools
+
+
+def _with_instructions(messages: list[dict[str, Json]], instructions: str) -> list[dict[str, Json]]:
+    """The messages with a text added to the last one of the user."""
+    last = next((i for i in reversed(range(len(messages))) if messages[i].get("role") == "user"), None)
+    if last is None:
+        return messages
+    content = messages[last]["content"]
+    added: Json = content + instructions if isinstance(content, str) else [*content, _text_part(instructions)]
+    return [*messages[:last], {**messages[last], "content": added}, *messages[last + 1 :]]
+
+
+def _text_part(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}

@@ -1,27 +1,14 @@
-"""Renders a model's chat template in a sandbox, with the variables and filters that transformers gives it.
-
-The template is data from a stranger: it sees plain JSON values, no attribute that starts with an underscore,
-and it cannot change what it is given. Knows nothing of tokens.
-"""
+"""A model's chat template: renders chats as transformers' `apply_chat_template` does. Knows nothing of tokens."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-import jinja2
-import jinja2.ext
-from jinja2 import nodes
-from jinja2.exceptions import SecurityError
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
-
-from serving.errors import InvalidRequest, ModelError, TemplateError
-from serving.text.model_files import read_json_object
+from serving.errors import InvalidRequest, TemplateError
+from serving.text.template_files import DEFAULT, TOOL_USE, find_templates
+from serving.text.template_sandbox import CompiledTemplate
 
 # Names that mean something to the renderer or to its callers: a request must not set them as variables.
 RESERVED_VARIABLES = frozenset(
@@ -42,158 +29,140 @@ RESERVED_VARIABLES = frozenset(
     }
 )
 
-# What a template can raise besides jinja2's own errors: it computes with values that a client sent.
-_RENDER_ERRORS = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
+_REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+# The trailing blank shows whether the template trims the final message.
+_END_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
+
+Messages = Sequence[Mapping[str, object]]
 
 
 class ChatTemplate:
-    """One template. Compiled at its first use, so that a broken one fails chat requests and nothing else."""
+    """A template, or several by name. Compiled at its first use, so that a broken one fails chats and nothing else."""
 
-    def __init__(self, source: str, named_tokens: Mapping[str, str]) -> None:
+    def __init__(self, source: str | Mapping[str, str], named_tokens: Mapping[str, str]) -> None:
         """`named_tokens` (`bos_token`, `eos_token`, …) are variables of every rendering."""
-        self._source = source
+        self._sources = {DEFAULT: source} if isinstance(source, str) else dict(source)
         self._named_tokens = dict(named_tokens)
 
     @classmethod
-    def from_dir(cls, model_dir: str | Path, named_tokens: Mapping[str, str]) -> ChatTemplate | None:
-        """The folder's template, None when it has none. Raises `ModelError` when a file is damaged."""
-        source = _find_source(Path(model_dir))
-        return None if source is None else cls(source, named_tokens)
+    def from_dir(
+        cls, model_dir: str | Path, named_tokens: Mapping[str, str], *, override: str | None = None
+    ) -> ChatTemplate | None:
+        """The folder's templates or `override` (see `find_templates`), None when there is none.
+
+        Raises `ModelError` when a file is damaged, `ConfigError` for an `override` that cannot be read.
+        """
+        sources = find_templates(Path(model_dir), override)
+        return cls(sources, named_tokens) if sources else None
+
+    @property
+    def source(self) -> str:
+        """The text of all templates."""
+        return "\n".join(self._sources.values())
+
+    def shows_tools(self) -> bool:
+        """Whether it tells the model about the tools that are offered. Raises `TemplateError` when it is broken."""
+        return TOOL_USE in self._sources or "tools" in self._compiled(DEFAULT).variables
 
     def render(
         self,
-        messages: Sequence[Mapping[str, object]],
+        messages: Messages,
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, object]] | None = None,
-        **variables: object,
+        documents: Sequence[Mapping[str, object]] | None = None,
+        continue_final_message: bool = False,
+        variables: Mapping[str, object] | None = None,
     ) -> str:
-        """The prompt text. `messages`, `tools` and further template `variables` are plain JSON values.
+        """The prompt text. Messages, tools, documents and further `variables` are plain JSON values.
 
-        Raises `TemplateError` when the template refuses them, `InvalidRequest` for a reserved variable.
+        With `continue_final_message` it ends where the last message's content does. Raises `TemplateError` when the
+        template refuses them or reaches a limit, `InvalidRequest` for a reserved variable.
         """
+        variables = variables or {}
         for name in variables:
             if name in RESERVED_VARIABLES or name in self._named_tokens or name.startswith("_"):
                 raise InvalidRequest(
-                    f"`{name}` is not a template variable that a request may set", field=name
+                    f"`{name[:80]}` is not a template variable that a request may set", field=name[:80]
                 )
-        try:
-            return self._compiled.render(
+        name = TOOL_USE if tools is not None and TOOL_USE in self._sources else DEFAULT
+        chat = [_with_reasoning(message) for message in messages]
+        if continue_final_message:
+            chat[-1:] = [_tagged(chat, self._source_of(name))]
+        rendered = self._compiled(name).render(
+            {
                 **self._named_tokens,
                 **variables,
-                messages=list(messages),
-                tools=None if tools is None else list(tools),
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
+                "messages": chat,
+                "tools": None if tools is None else list(tools),
+                "documents": None if documents is None else list(documents),
+                "add_generation_prompt": add_generation_prompt,
+            }
+        )
+        return _cut_at_tag(rendered, messages[-1]) if continue_final_message else rendered
+
+    def _source_of(self, name: str) -> str:
+        if name not in self._sources:
+            raise TemplateError(
+                f"Template error: the model has templates named {', '.join(sorted(self._sources))}, none is the default"
             )
-        except _RENDER_ERRORS as error:
-            raise TemplateError(f"Template error: {error or type(error).__name__}") from error
+        return self._sources[name]
+
+    def _compiled(self, name: str) -> CompiledTemplate:
+        self._source_of(name)
+        return self._all_compiled[name]
 
     @cached_property
-    def _compiled(self) -> jinja2.Template:
-        return _environment().from_string(self._source)
+    def _all_compiled(self) -> dict[str, CompiledTemplate]:
+        return {
+            name: CompiledTemplate(source)
+            for name, source in self._sources.items()
+            if name in (DEFAULT, TOOL_USE)
+        }
 
 
-def _find_source(model_dir: Path) -> str | None:
-    path = model_dir / "chat_template.jinja"
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read ({error}): download the model again") from error
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        template = read_json_object(model_dir / name).get("chat_template")
-        if isinstance(template, list):
-            template = _default_of(template)
-        if isinstance(template, str):
-            return template
-    return None
+def _with_reasoning(message: Mapping[str, object]) -> dict[str, object]:
+    """The message with its reasoning under every name by which templates read it."""
+    given = (message.get(name) for name in _REASONING_FIELDS)
+    reasoning = next((value for value in given if value is not None), None)
+    if reasoning is None:
+        return dict(message)
+    return {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
-def _default_of(templates: list[object]) -> object:
-    named = [entry for entry in templates if isinstance(entry, Mapping)]
-    return next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
+def _tagged(chat: list[dict[str, object]], source: str) -> dict[str, object]:
+    """The final message with a tag behind its content."""
+    content = chat[-1].get("content") if chat else None
+    if content is None:
+        raise TemplateError("Template error: there is no final message with content to continue")
+    if "content" not in source:
+        raise TemplateError("Template error: the template does not show the content of messages")
+    if isinstance(content, str):
+        return {**chat[-1], "content": content + _END_TAG}
+    parts: list[object] = list(content) if isinstance(content, list) else []
+    for i in range(len(parts) - 1, -1, -1):
+        part = parts[i]
+        if isinstance(part, Mapping) and "text" in part:
+            parts[i] = {**part, "text": f"{part['text']}{_END_TAG}"}
+            return {**chat[-1], "content": parts}
+    raise TemplateError("Template error: the final message has no text to continue")
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    names: dict[str, object] = {
-        "raise_exception": _raise_exception,
-        "strftime_now": _strftime_now,
-        "namespace": _TemplateNamespace,
-        "dict": _template_dict,
-        "range": environment.globals["range"],
-    }
-    # jinja2's own globals hold more than templates use (lipsum, cycler, joiner): less to reach through.
-    environment.globals.clear()
-    environment.globals.update(names)
-    return environment
+def _cut_at_tag(rendered: str, final_message: Mapping[str, object]) -> str:
+    """As transformers does: exact where the template keeps blanks, trimmed where it trims the message."""
+    tag = rendered.rfind(_END_TAG.strip())
+    if tag < 0 or _final_text(final_message).strip() not in rendered:
+        raise TemplateError(
+            "Template error: the final message cannot be continued, the template changes its text"
+        )
+    if rendered.startswith(_END_TAG, tag):
+        return rendered[:tag]
+    return rendered[:tag].rstrip()
 
 
-class _GenerationBlock(jinja2.ext.Extension):
-    """`{% generation %}…{% endgeneration %}` marks assistant text for training; here it is its content."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.Scope(body).set_lineno(line)
-
-
-class _TemplateNamespace(Namespace):
-    """`namespace()` without names that start with an underscore: they could stand for Python's own."""
-
-    def __init__(*args: object, **kwargs: object) -> None:
-        # `self` is not a parameter, so that a template may use that name for an attribute.
-        for name in dict(*args[1:], **kwargs):
-            _require_public(name)
-        Namespace.__init__(*args, **kwargs)
-
-    def __setitem__(self, name: str, value: object) -> None:
-        _require_public(name)
-        super().__setitem__(name, value)
-
-
-def _require_public(name: object) -> None:
-    if isinstance(name, str) and name.startswith("_"):
-        raise SecurityError(f"a namespace has no {name!r}: use a name without leading underscore")
-
-
-def _template_dict(*args: object, **kwargs: object) -> dict[str, object]:
-    # A function instead of the type, so that a template does not get a class in its hands.
-    return dict(*args, **kwargs)
-
-
-def _raise_exception(message: object) -> object:
-    raise jinja2.TemplateError(str(message))
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)
-
-
-def _to_json(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | str | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # jinja2's own filter escapes HTML characters, which a prompt must not have.
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+def _final_text(message: Mapping[str, object]) -> str:
+    content = message.get("content")
+    if isinstance(content, list):
+        texts = [str(part["text"]) for part in content if isinstance(part, Mapping) and "text" in part]
+        return texts[-1] if texts else ""
+    return str(content)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from serving.config import ModelConfig
 from serving.errors import InvalidRequest, TemplateError
 from serving.sampling_params import SamplingParams
 from serving.text.chat import ChatPreparer, ChatRequest, PreparedChat
@@ -12,6 +15,8 @@ from serving.text.chat_template import ChatTemplate
 from serving.text.sequence_text import PromptTokenText, SequenceText, prompt_tokens
 from serving.text.tokenizer import Tokenizer, TokenSpan
 from serving.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
 
 
 class TextProcessor:
@@ -23,23 +28,40 @@ class TextProcessor:
         *,
         chat_template: ChatTemplate | None = None,
         vocab_size: int | None = None,
+        config: ModelConfig | None = None,
+        grammars: bool = True,
     ) -> None:
-        """`vocab_size` is the model's (`EngineReady.vocab_size`): ids beyond it are refused, not sent."""
+        """`vocab_size` is the model's (`EngineReady.vocab_size`): ids beyond it are refused, not sent. `config` may
+        choose the formats of calls and reasoning; without `grammars` answers are held to nothing.
+        """
         self.tokenizer = tokenizer
         self._chat_template = chat_template
         self._vocab_size = vocab_size
         self._chats = ChatPreparer(
             chat_template,
-            encode=lambda text: self.tokenizer.encode(text, add_special_tokens=False),
-            special_texts=self.vocabulary.special_text.values(),
+            encode=functools.partial(tokenizer.encode, add_special_tokens=False),
+            special_ids={text: token_id for token_id, text in self.vocabulary.special_text.items()},
+            tool_format=None if config is None else config.tool_format,
+            reasoning_format=None if config is None else config.reasoning_format,
+            grammars=grammars,
         )
 
     @classmethod
-    def from_dir(cls, model_dir: str | Path, *, vocab_size: int | None = None) -> TextProcessor:
-        """Read a model folder. Raises `ModelError` with the fix."""
+    def from_dir(
+        cls,
+        model_dir: str | Path,
+        *,
+        vocab_size: int | None = None,
+        config: ModelConfig | None = None,
+        grammars: bool = True,
+    ) -> TextProcessor:
+        """Read a model folder and try its chat template. Raises `ModelError` or `ConfigError` with the fix."""
         tokenizer = Tokenizer.from_dir(model_dir)
-        template = ChatTemplate.from_dir(model_dir, tokenizer.named_tokens)
-        return cls(tokenizer, chat_template=template, vocab_size=vocab_size)
+        override = None if config is None else config.chat_template
+        template = ChatTemplate.from_dir(model_dir, tokenizer.named_tokens, override=override)
+        if template is None:
+            logger.info("the model has no chat template: chat routes answer 422 (CHAT_TEMPLATE can give one)")
+        return cls(tokenizer, chat_template=template, vocab_size=vocab_size, config=config, grammars=grammars)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -83,7 +105,7 @@ class TextProcessor:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, object]] | None = None,
-        **variables: object,
+        variables: Mapping[str, object] | None = None,
     ) -> str:
         """The prompt text of a chat; tokenize it with `add_special_tokens=False`: the template writes them.
 
@@ -92,7 +114,7 @@ class TextProcessor:
         if self._chat_template is None:
             raise TemplateError("Template error: template not found")
         return self._chat_template.render(
-            messages, add_generation_prompt=add_generation_prompt, tools=tools, **variables
+            messages, add_generation_prompt=add_generation_prompt, tools=tools, variables=variables
         )
 
     def new_sequence(self, params: SamplingParams, *, prompt_token_ids: Sequence[int] = ()) -> SequenceText:

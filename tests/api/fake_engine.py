@@ -173,7 +173,9 @@ class FakeText:
 
     def __init__(self, chat_template: str | None = CHAT_TEMPLATE) -> None:
         template = None if chat_template is None else ChatTemplate(chat_template, {"eos_token": "</s>"})
-        self._chats = ChatPreparer(template, encode=lambda text: list(text.encode()), special_texts=["</s>"])
+        self._chats = ChatPreparer(
+            template, encode=lambda text: list(text.encode()), special_ids={"</s>": EOS}
+        )
 
     @property
     def has_chat_template(self) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from serving.errors import InvalidRequest, ModelError, TemplateError
+from serving.errors import ConfigError, InvalidRequest, ModelError, TemplateError
 from serving.text.chat_template import RESERVED_VARIABLES, ChatTemplate
 from tests.unit.text.vocabularies import byte_level
 
@@ -181,7 +181,9 @@ def test_further_variables_reach_the_template(reference: PreTrainedTokenizerFast
     expected = reference.apply_chat_template(
         [USER], chat_template=QWEN, tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
-    assert template.render([USER], enable_thinking=False) == expected != template.render([USER])
+    assert (
+        template.render([USER], variables={"enable_thinking": False}) == expected != template.render([USER])
+    )
 
 
 TO_JSON = ["", "(indent=2)", "(ensure_ascii=true)", "(sort_keys=true)", "(separators=(',', ':'))"]
@@ -192,7 +194,7 @@ def test_tojson_is_plain_json(reference: PreTrainedTokenizerFast, arguments: str
     source = "{{ x | tojson" + arguments + " }}"
     value = {"b": "<ü> & '\"\n", "a": [1, 2.5, None, True]}
     expected = reference.apply_chat_template([USER], chat_template=source, tokenize=False, x=value)
-    rendered = ChatTemplate(source, {}).render([USER], x=value)
+    rendered = ChatTemplate(source, {}).render([USER], variables={"x": value})
     assert rendered == expected
     assert json.loads(rendered) == value
 
@@ -219,17 +221,50 @@ IN_JSON = {"chat_template.json": {"chat_template": "json"}}
         (IN_CONFIG | IN_JSON, "json"),
         (IN_JSON | {"chat_template.jinja": "jinja"}, "jinja"),
         ({"tokenizer_config.json": {"chat_template": NAMED}}, "default"),
-        ({"tokenizer_config.json": {"chat_template": NAMED[:1]}}, None),
+        (IN_CONFIG | {"additional_chat_templates/default.jinja": "folder"}, "folder"),
+        (IN_JSON | {"chat_template.jinja": "jinja", "additional_chat_templates/rag.jinja": "rag"}, "jinja"),
+        (
+            IN_CONFIG | {"additional_chat_templates/default.jinja": "no", "chat_template.jinja": "jinja"},
+            "jinja",
+        ),
         ({"tokenizer_config.json": {"chat_template": None}}, None),
     ],
 )
 def test_where_a_folder_keeps_its_template(
     tmp_path: Path, files: dict[str, object], expected: str | None
 ) -> None:
+    (tmp_path / "additional_chat_templates").mkdir()
     for name, content in files.items():
         (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
     template = ChatTemplate.from_dir(tmp_path, TOKENS)
     assert (None if template is None else template.render([])) == expected
+
+
+def test_the_template_for_tools_is_used_when_tools_are_offered(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": NAMED}))
+    template = ChatTemplate.from_dir(tmp_path, TOKENS)
+    assert template is not None and template.shows_tools()
+    assert template.render([], tools=TOOLS) == "tools"
+    assert template.render([]) == "default"
+
+
+def test_without_a_default_a_plain_chat_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": NAMED[:1]}))
+    template = ChatTemplate.from_dir(tmp_path, TOKENS)
+    assert template is not None and template.render([], tools=TOOLS) == "tools"
+    with pytest.raises(TemplateError, match="named tool_use"):
+        template.render([])
+
+
+def test_the_users_template_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text("jinja")
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    for override, expected in ((str(mine), "mine"), ("{{ 'inline' }}", "inline")):
+        template = ChatTemplate.from_dir(tmp_path, TOKENS, override=override)
+        assert template is not None and template.render([]) == expected
+    with pytest.raises(ConfigError, match="cannot be read"):
+        ChatTemplate.from_dir(tmp_path, TOKENS, override=str(tmp_path / "missing.jinja"))
 
 
 def test_a_damaged_file_is_a_model_error(tmp_path: Path) -> None:
@@ -266,13 +301,10 @@ def test_a_template_that_fails_is_a_template_error(source: str, reason: str) -> 
     assert caught.value.message.startswith("Template error: ")
 
 
-SETTABLE_BY_NAME = {"messages", "tools", "add_generation_prompt"}
-
-
-@pytest.mark.parametrize("name", [*sorted(RESERVED_VARIABLES - SETTABLE_BY_NAME), "bos_token", "_private"])
+@pytest.mark.parametrize("name", [*sorted(RESERVED_VARIABLES), "bos_token", "_private"])
 def test_reserved_variables_are_refused(name: str) -> None:
     with pytest.raises(InvalidRequest, match=name) as caught:
-        ChatTemplate("{{ bos_token }}", TOKENS).render([USER], **{name: "x"})
+        ChatTemplate("{{ bos_token }}", TOKENS).render([USER], variables={name: "x"})
     assert caught.value.field == name
 
 
