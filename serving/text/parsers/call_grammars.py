@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from serving.text.parsers.lark import LarkGrammar
 from serving.text.parsers.tools import Tool
@@ -12,12 +13,22 @@ from serving.text.parsers.tools import Tool
 # More in one answer are a model that repeats itself.
 MAX_CALLS = 32
 
-# Adds the rules of a call of a tool; the number keeps the names of rules apart. Returns an expression.
-CallWriter = Callable[[LarkGrammar, Tool, int], str]
+# What stands for a name and for arguments in an example.
+_EXAMPLE = ("function_name", '{"argument": "value"}')
 
 # Schemas of objects made of these words alone can be written member by member.
 _PLAIN_WORDS = {"type", "properties", "required", "additionalProperties", "title", "description"}
 _PLAIN_WORDS |= {"$defs", "definitions", "$schema", "$id", "strict", "examples", "default"}
+
+
+class CallWriter(Protocol):
+    """How one call is written."""
+
+    def rule(self, lark: LarkGrammar, tool: Tool, number: int) -> str:
+        """Add the rules of a call of `tool`; `number` keeps their names apart. Returns an expression."""
+
+    def example(self) -> str:
+        """A call of no function in particular, to show a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,32 +41,44 @@ class JsonCallWriter:
     end: str = ""
     counted: str = ""
 
-    def __call__(self, lark: LarkGrammar, tool: Tool, number: int) -> str:
+    def rule(self, lark: LarkGrammar, tool: Tool, number: int) -> str:
         arguments = lark.json(f"arguments_{number}", tool.parameters)
         parts = [lark.literal(self.before + tool.name + self.after), arguments, lark.literal(self.end)]
         if self.counted:
             parts[:0] = [lark.literal(self.counted), lark.rule("COUNT", "/[0-9]{1,3}/")]
         return lark.rule(f"call_{number}", " ".join(filter(None, parts)))
 
+    def example(self) -> str:
+        name, arguments = _EXAMPLE
+        count = self.counted and self.counted + "0"
+        return f"{count}{self.before}{name}{self.after}{arguments}{self.end}"
 
-def write_python_call(lark: LarkGrammar, tool: Tool, number: int) -> str:
+
+class PythonCallWriter:
     """`name(key=value, …)` with values as JSON, which Python reads but for three constants; where members depend on
     each other, or have names that are none in Python, `name(**{…})`."""
-    name = f"call_{number}"
-    members = _plain_members(tool.parameters)
-    if members is None:
-        arguments = lark.json(f"arguments_{number}", tool.parameters)
-        return lark.rule(name, f"{lark.literal(tool.name + '(**')} {arguments} {lark.literal(')')}")
-    # first_n: the members from number n on when none came before them; next_n: when some did.
-    first = next_ = '""'
-    for position, (key, schema, required) in reversed(list(enumerate(members))):
-        value = lark.json(f"value_{number}_{position}", schema)
-        member = f"{lark.literal(key + '=')} {value} {next_}"
-        without = ("", "") if required else (f" | {first}", f" | {next_}")
-        next_rule = f"{lark.literal(', ')} {member}{without[1]}"
-        first = lark.rule(f"first_{number}_{position}", member + without[0])
-        next_ = lark.rule(f"next_{number}_{position}", next_rule)
-    return lark.rule(name, " ".join(filter(None, (lark.literal(tool.name + "("), first, lark.literal(")")))))
+
+    def rule(self, lark: LarkGrammar, tool: Tool, number: int) -> str:
+        name = f"call_{number}"
+        members = _plain_members(tool.parameters)
+        if members is None:
+            arguments = lark.json(f"arguments_{number}", tool.parameters)
+            return lark.rule(name, f"{lark.literal(tool.name + '(**')} {arguments} {lark.literal(')')}")
+        # first_n: the members from number n on when none came before them; next_n: when some did.
+        first = next_ = '""'
+        for position, (key, schema, required) in reversed(list(enumerate(members))):
+            value = lark.json(f"value_{number}_{position}", schema)
+            member = f"{lark.literal(key + '=')} {value} {next_}"
+            without = ("", "") if required else (f" | {first}", f" | {next_}")
+            next_rule = f"{lark.literal(', ')} {member}{without[1]}"
+            first = lark.rule(f"first_{number}_{position}", member + without[0])
+            next_ = lark.rule(f"next_{number}_{position}", next_rule)
+        return lark.rule(
+            name, " ".join(filter(None, (lark.literal(tool.name + "("), first, lark.literal(")"))))
+        )
+
+    def example(self) -> str:
+        return f'{_EXAMPLE[0]}(argument="value")'
 
 
 def _plain_members(parameters: Mapping[str, object]) -> list[tuple[str, dict[str, object], bool]] | None:
@@ -90,6 +113,10 @@ class AnswerShape:
     blocks: bool = False
     auto_trigger: str = ""
 
+    def example(self) -> str:
+        """An answer with one call, to show a model."""
+        return f"{self.trigger}{self.opening}{self.write_call.example()}{self.closing}"
+
     def forced(self, lark: LarkGrammar, tools: Sequence[Tool], *, parallel: bool) -> str:
         """Calls and nothing else: one, or with `parallel` one or more."""
         block = f"{lark.literal(self.trigger)} {self._block(lark, tools, parallel=parallel)}".lstrip()
@@ -109,7 +136,7 @@ class AnswerShape:
 
     def _block(self, lark: LarkGrammar, tools: Sequence[Tool], *, parallel: bool) -> str:
         """What stands behind the trigger."""
-        ways = [self.write_call(lark, tool, number) for number, tool in enumerate(tools)]
+        ways = [self.write_call.rule(lark, tool, number) for number, tool in enumerate(tools)]
         calls = lark.rule("call", " | ".join(ways))
         if parallel and not self.blocks:
             calls = f"{calls} ({lark.literal(self.separator)} {calls}){{0,{MAX_CALLS - 1}}}"

@@ -10,7 +10,7 @@ import string
 from collections.abc import Collection
 
 from serving.text.parsers.blocks import CallBlock, Either, JsonCalls, NamedCall
-from serving.text.parsers.call_grammars import AnswerShape, JsonCallWriter, write_python_call
+from serving.text.parsers.call_grammars import AnswerShape, JsonCallWriter, PythonCallWriter
 from serving.text.parsers.formats import ToolFormat
 from serving.text.parsers.python_calls import PythonCalls
 from serving.text.parsers.reasoning import ReasoningFormat
@@ -85,7 +85,7 @@ TOOL_FORMATS = (
         "pythonic",
         CallSyntax(starts=("<|python_start|>",), bare_starts="[", closers=("<|python_end|>",)),
         PythonCalls,
-        AnswerShape(write_python_call, opening="[", separator=", ", closing="]"),
+        AnswerShape(PythonCallWriter(), opening="[", separator=", ", closing="]"),
     ),
     ToolFormat(
         "mistral",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import string
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -62,6 +63,26 @@ class ToolFormat:
         answer = self.shape.triggered(lark, tools, parallel=parallel, allowed=allowed)
         # Reasoning that is not certain to come is text among other text.
         return lark.build(f"{before} ({answer})" if before and not before.endswith("?") else answer)
+
+    def instructions(self, tools: Sequence[Tool], tool_prompt: str | None = None) -> str:
+        """Text to add to the last user message when a template shows no tools: a line that separates, the tools as
+        JSON, and `tool_prompt` (TGI's field of that name; absent or empty: ours)."""
+        offered = [
+            {
+                "type": "function",
+                "function": {
+                    "name": tool.name,
+                    **({"description": tool.description} if tool.description else {}),
+                    "parameters": tool.parameters,
+                },
+            }
+            for tool in tools
+        ]
+        prompt = tool_prompt or (
+            "If one of these functions helps to answer, call it: write nothing but the call, with the value of each "
+            f"argument filled in, in this form:\n{self.shape.example()}"
+        )
+        return f"\n---\n{json.dumps(offered, ensure_ascii=False)}\n{prompt}"
 
     def new_splitter(self, tools: Sequence[Tool], *, constrained: bool, forced: bool) -> CallSplitter:
         """For one answer. `constrained`: it is held to the grammar that `grammar` made with the same `forced`."""

@@ -12,6 +12,12 @@ from serving.sampling_params import Grammar
 
 # As Python's `json.dumps` writes, which is what models were trained on; no room for endless whitespace.
 _JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_BOUNDED_SPACE = {
+    "whitespace_flexible": True,
+    "whitespace_pattern": r"[ ]?|\n {0,16}",
+    "item_separator": ",",
+    "key_separator": ":",
+}
 # Any text. A special token is never part of it.
 _TEXT = "/(.|\\n)+/"
 _SPACE = "/[ \\n]{1,4}/"
@@ -85,7 +91,7 @@ class LarkGrammar:
     def embed(self, name: str, grammar: Grammar) -> str:
         """What `grammar` describes."""
         if grammar.kind == "json_schema":
-            return self.rule(name, "%json " + grammar.source)
+            return self.rule(name, "%json " + _with_bounded_space(grammar.source))
         if grammar.kind == "regex":
             return self.rule(name, f"/{_without_slashes(grammar.source)}/")
         return self.rule(name, "%lark {\n" + grammar.source + "\n}")
@@ -101,6 +107,15 @@ class LarkGrammar:
 def _regex(text: str) -> str:
     """A regular expression for exactly `text`."""
     return "".join(char if char.isalnum() else f"\\x{{{ord(char):x}}}" for char in text)
+
+
+def _with_bounded_space(schema: str) -> str:
+    """The schema with the bounds that whitespace has in answers which are JSON alone."""
+    try:
+        decoded = json.loads(schema)
+    except (ValueError, RecursionError):
+        return schema
+    return json.dumps({**decoded, "x-guidance": _BOUNDED_SPACE}) if isinstance(decoded, dict) else schema
 
 
 def _without_slashes(regex: str) -> str:

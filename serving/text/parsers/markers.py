@@ -34,16 +34,17 @@ def possible_start(text: str, markers: Sequence[str]) -> int:
 class MarkerFinder:
     """Cuts a text at the first marker. What may be the beginning of one waits for more text."""
 
-    __slots__ = ("_markers", "_waiting")
+    __slots__ = ("_first_chars", "_markers", "_waiting")
 
     def __init__(self, markers: Sequence[str]) -> None:
         """Of two markers that begin together, neither may be the beginning of the other."""
         self._markers = tuple(markers)
+        self._first_chars = {marker[0] for marker in markers}
         self._waiting = ""
 
     def feed(self, text: str) -> tuple[str, str | None, str]:
         """(text that is certainly none, the marker found, what follows it)."""
-        if not self._markers:
+        if not self._waiting and not any(char in text for char in self._first_chars):
             return text, None, ""
         text = self._waiting + text
         self._waiting = ""
@@ -72,13 +73,11 @@ class TrailingSpace:
     def feed(self, text: str) -> str:
         """What can be shown: everything held and `text` up to its last character that is not whitespace."""
         shown = text.rstrip(WHITESPACE)
-        if not shown:
-            if text:
-                self._held.append(text)
-            return ""
-        shown = self.flush() + shown
-        if len(text) > 0 and text[-1] in WHITESPACE:
-            self._held.append(text[len(text.rstrip(WHITESPACE)) :])
+        space = text[len(shown) :]
+        if shown and self._held:
+            shown = self.flush() + shown
+        if space:
+            self._held.append(space)
         return shown
 
     def flush(self) -> str:

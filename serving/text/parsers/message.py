@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
+from operator import attrgetter
+
 from serving.text.parsers.contract import MessageDelta
 from serving.text.parsers.reasoning import ReasoningSplitter
 from serving.text.parsers.splitter import CallSplitter
+
+# The splitters copy the rest of what they are given at every step: longer texts are given to them in slices.
+_SLICE_CHARS = 1024
 
 
 class AnswerParser:
@@ -21,6 +28,12 @@ class AnswerParser:
         return self._calls is not None and self._calls.called_tools
 
     def push(self, text: str) -> MessageDelta:
+        if len(text) <= _SLICE_CHARS:
+            return self._push(text)
+        starts = range(0, len(text), _SLICE_CHARS)
+        return _joined([self._push(text[start : start + _SLICE_CHARS]) for start in starts])
+
+    def _push(self, text: str) -> MessageDelta:
         delta = MessageDelta()
         if self._reasoning is not None:
             text = self._reasoning.push(text, delta)
@@ -50,3 +63,16 @@ class AnswerParser:
             delta.content += text
         else:
             self._calls.push(text, delta)
+
+
+def _joined(deltas: Sequence[MessageDelta]) -> MessageDelta:
+    joined = MessageDelta(
+        content="".join(delta.content for delta in deltas),
+        reasoning="".join(delta.reasoning for delta in deltas),
+    )
+    calls = [call for delta in deltas for call in delta.tool_calls]
+    for _, pieces in groupby(calls, key=attrgetter("index")):
+        first, *others = pieces
+        first.arguments = "".join([first.arguments, *(piece.arguments for piece in others)])
+        joined.tool_calls.append(first)
+    return joined

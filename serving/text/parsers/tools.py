@@ -23,6 +23,7 @@ class Tool(msgspec.Struct, frozen=True):
 
     name: str
     parameters: dict[str, object]
+    description: str = ""
 
 
 def offered_tools(tools: Sequence[object], *, named: str | None = None) -> tuple[Tool, ...]:
@@ -60,7 +61,8 @@ def _read_tool(tool: object, place: str) -> Tool:
         parameters = {"type": "object", "properties": {}}
     if not isinstance(parameters, Mapping):
         raise ToolError(f"Tool error: `{place}.function.parameters` must be a JSON schema (an object)")
-    return Tool(name, _object_schema(parameters, place))
+    description = function.get("description")
+    return Tool(name, _object_schema(parameters, place), description if isinstance(description, str) else "")
 
 
 def _object_schema(parameters: Mapping[str, object], place: str) -> dict[str, object]:
