@@ -147,7 +147,7 @@ class ChatPreparer:
             return self._tool_format.grammar(
                 tools,
                 forced=_forced(chat),
-                parallel=chat.parallel_tool_calls,
+                parallel=chat.parallel_tool_calls and not chat.named_tool,
                 reasoning=self._reasoning,
                 prompt_text=prompt_text,
             )
