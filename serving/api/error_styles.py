@@ -31,6 +31,7 @@ from serving.errors import (
 )
 
 _MAX_MESSAGE_BYTES = 640  # SageMaker shows clients only short error bodies
+_MAX_FIELD_BYTES = 128
 _MAX_NAME_CHARS = 80
 
 _NATIVE_STATUSES: dict[type[ServingError], int] = {
@@ -150,19 +151,19 @@ def _openai_body(problem: Problem, request_id: str) -> OpenAIError:
         OpenAIErrorDetail(
             message=_short(problem.message),
             type=_OPENAI_TYPES.get(problem.status, kind),
-            param=None if problem.field is None else printable(problem.field),
+            param=None if problem.field is None else _short(printable(problem.field), _MAX_FIELD_BYTES),
             code=problem.code,
             request_id=request_id,
         )
     )
 
 
-def _short(message: str) -> str:
-    """Cut by the bytes that the message takes in JSON, where escapes and other alphabets are longer."""
-    kept = message[:_MAX_MESSAGE_BYTES]
-    while (size := len(msgspec.json.encode(kept))) > _MAX_MESSAGE_BYTES:
-        kept = kept[: len(kept) * _MAX_MESSAGE_BYTES // size - 1]
-    return kept if len(kept) == len(message) else kept + "…"
+def _short(text: str, max_bytes: int = _MAX_MESSAGE_BYTES) -> str:
+    """Cut by the bytes that the text takes in JSON, where escapes and other alphabets are longer."""
+    kept = text[:max_bytes]
+    while (size := len(msgspec.json.encode(kept))) > max_bytes:
+        kept = kept[: len(kept) * max_bytes // size - 1]
+    return kept if len(kept) == len(text) else kept + "…"
 
 
 NATIVE = ErrorStyle(statuses=_NATIVE_STATUSES, prefixes=_PREFIXES, body=_native_body, ends_streams=False)

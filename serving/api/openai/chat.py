@@ -65,7 +65,7 @@ def answer(call: Call, *, any_model: bool = False) -> Response:
     fields = read_fields(call, ChatCompletionRequest, API)
     limits = call.serving.limits
     check_chat(fields, limits)
-    labelled = label(call, fields, prefix="chatcmpl", any_model=any_model)
+    labelled = label(call, fields, prefix="chatcmpl-", any_model=any_model)
     prepared = prepare(call.serving, to_chat_request(fields), limits)
     chat = _Chat(fields, prepared, labelled)
     request = generate_request(

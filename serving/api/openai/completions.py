@@ -59,7 +59,7 @@ def answer(call: Call, *, any_model: bool = False) -> Response:
     fields = read_fields(call, CompletionRequest, API)
     limits = call.serving.limits
     check_completion(fields, limits)
-    labelled = label(call, fields, prefix="cmpl", any_model=any_model)
+    labelled = label(call, fields, prefix="cmpl-", any_model=any_model)
     prompts = read_prompts(fields.prompt, limits, lambda text: _tokenize(call.serving.text, text))
     completion = _Completion(fields, prompts, labelled)
     requests = [_generate_request(fields, prompt, limits) for prompt in prompts]

@@ -86,7 +86,7 @@ def label(call: Call, fields: SamplingFields, *, prefix: str, any_model: bool) -
     ):
         raise NotFound(f"the model {printable(asked)!r} does not exist, see /v1/models", field="model")
     return Label(
-        id=f"{prefix}-{uuid.uuid4().hex}",
+        id=f"{prefix}{uuid.uuid4().hex}",
         created=int(time.time()),
         model=asked or ready.model_id,
         system_fingerprint=fingerprint(ready),
