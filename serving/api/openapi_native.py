@@ -72,6 +72,14 @@ def native_operations() -> tuple[Operation, ...]:
             answer=Answer("The generated text", {JSON: (list[Reply],), EVENTS: (StreamEvent,)}, _HEADERS),
             errors=GENERATION_ERRORS,
         ),
+        *_sagemaker_operations(),
+        *_token_operations(),
+        *_server_operations(),
+    )
+
+
+def _sagemaker_operations() -> tuple[Operation, ...]:
+    return (
         Operation(
             method="post",
             path="/invocations",
@@ -85,6 +93,11 @@ def native_operations() -> tuple[Operation, ...]:
             ),
             errors=GENERATION_ERRORS,
         ),
+    )
+
+
+def _token_operations() -> tuple[Operation, ...]:
+    return (
         Operation(
             method="post",
             path="/tokenize",
@@ -107,7 +120,6 @@ def native_operations() -> tuple[Operation, ...]:
             answer=Answer("The prompt and its tokens", {JSON: (ChatTokenizeReply,)}, _IGNORED),
             errors=BODY_ERRORS,
         ),
-        *_server_operations(),
     )
 
 
