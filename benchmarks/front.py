@@ -94,8 +94,8 @@ def front(tokens_per_s: float, max_concurrent_requests: int) -> Iterator[tuple[i
                 process.wait()
 
 
-async def run_streams(port: int, *, num_streams: int, num_tokens: int) -> Streams:
-    """Open all streams, ping until they have ended."""
+async def run_streams(port: int, *, num_streams: int, num_tokens: int, ramp_s: float) -> Streams:
+    """Open the streams evenly over `ramp_s`, ping until all have ended."""
     seen = Streams()
     pinger = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.pinger", str(port)],
@@ -104,7 +104,8 @@ async def run_streams(port: int, *, num_streams: int, num_tokens: int) -> Stream
         text=True,
     )
     started_s = time.perf_counter()
-    await asyncio.gather(*(_stream(port, num_tokens, seen) for _ in range(num_streams)))
+    delays_s = [ramp_s * index / num_streams for index in range(num_streams)]
+    await asyncio.gather(*(_stream(port, num_tokens, seen, delay_s) for delay_s in delays_s))
     seen.wall_s = time.perf_counter() - started_s
     pings, _ = pinger.communicate()
     if pinger.returncode:
@@ -113,7 +114,8 @@ async def run_streams(port: int, *, num_streams: int, num_tokens: int) -> Stream
     return seen
 
 
-async def _stream(port: int, num_tokens: int, seen: Streams) -> None:
+async def _stream(port: int, num_tokens: int, seen: Streams, delay_s: float) -> None:
+    await asyncio.sleep(delay_s)
     body = json.dumps({"inputs": PROMPT, "parameters": {"max_new_tokens": num_tokens}}).encode()
     head = "POST /generate_stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     head += f"Content-Length: {len(body)}\r\n\r\n"
@@ -192,10 +194,13 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--tokens", type=int, default=100, help="tokens per stream")
     parser.add_argument("--tokens-per-s", type=float, default=10.0, help="per stream; 0 = without pause")
+    parser.add_argument("--ramp-s", type=float, default=4.0, help="time over which the streams are opened")
     options = parser.parse_args()
     with front(options.tokens_per_s, max_concurrent_requests=options.streams + 8) as (port, pid):
         before_s = _worker_cpu_s(pid)
-        seen = asyncio.run(run_streams(port, num_streams=options.streams, num_tokens=options.tokens))
+        seen = asyncio.run(
+            run_streams(port, num_streams=options.streams, num_tokens=options.tokens, ramp_s=options.ramp_s)
+        )
         cpu_s = _worker_cpu_s(pid) - before_s
     print(report(seen, num_streams=options.streams, num_tokens=options.tokens, cpu_s=cpu_s))
     for error in seen.errors[:3]:

@@ -14,8 +14,20 @@ from serving.api.context import EXTENSION, ApiContext
 from serving.api.json_body import BodyReader
 from serving.api.readiness import Readiness, TextProvider
 from serving.api.roles import EngineClient
-from serving.api.routes import chat, completions, docs, generate, health, info, invocations, models, tokenize
+from serving.api.routes import (
+    chat,
+    completions,
+    docs,
+    generate,
+    health,
+    info,
+    invocations,
+    models,
+    responses,
+    tokenize,
+)
 from serving.api.routes import metrics as metrics_page
+from serving.api.start_gate import StartGate
 from serving.config import ServerConfig, Stage
 from serving.metrics import ServerMetrics
 from serving.tracing import Tracing
@@ -48,13 +60,25 @@ def create_app(
             buffer_limit_bytes=_BUFFERED_BODIES * limit_bytes,
         ),
         metrics=metrics,
+        start_gate=StartGate(),
     )
     access.register(app, metrics, tracing)
     error_handlers.register(app)
     request_id.register(app)
     cors.register(app, config.http)
     auth.register(app, config.http)
-    for routes in (health, generate, invocations, info, metrics_page, tokenize, chat, completions, models):
+    for routes in (
+        health,
+        generate,
+        invocations,
+        info,
+        metrics_page,
+        tokenize,
+        chat,
+        completions,
+        models,
+        responses,
+    ):
         app.register_blueprint(routes.blueprint)
     app.register_blueprint(docs.blueprint_for(config))
     # The way Flask documents for WSGI middleware; its attribute is declared as a method.

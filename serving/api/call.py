@@ -18,6 +18,7 @@ from serving.api.generation import Generation
 from serving.api.readiness import Serving
 from serving.api.request_record import RequestRecord
 from serving.api.schema.generate import GenerateRequest
+from serving.api.start_gate import StartPass
 from serving.api.streaming import SSE, Framing, paced
 from serving.api.strict_json import JsonValue
 
@@ -29,6 +30,7 @@ class Call:
     connection: ClientConnection
     record: RequestRecord
     body: dict[str, JsonValue]
+    start_pass: StartPass
     framing: Framing = SSE
 
     def generation(self, *requests: GenerateRequest, keep_tokens: bool) -> Generation:
@@ -40,6 +42,7 @@ class Call:
             connection=self.connection,
             timings=self.record.timings,
             keep_tokens=keep_tokens,
+            on_submitted=self.start_pass.give_back,
         )
         self.record.begins(generation)
         return generation
@@ -97,4 +100,15 @@ def open_call() -> Iterator[Call]:
         )
         body = shared.bodies.read_object(request.environ, connection)
         record.body_read()
-        yield Call(shared=shared, serving=serving, connection=connection, record=record, body=body)
+        start_pass = shared.start_gate.enter()
+        try:
+            yield Call(
+                shared=shared,
+                serving=serving,
+                connection=connection,
+                record=record,
+                body=body,
+                start_pass=start_pass,
+            )
+        finally:
+            start_pass.give_back()

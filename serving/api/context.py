@@ -9,6 +9,7 @@ from flask import current_app
 from serving.api.json_body import BodyReader
 from serving.api.readiness import Readiness
 from serving.api.roles import EngineClient
+from serving.api.start_gate import StartGate
 from serving.config import ServerConfig
 from serving.metrics import ServerMetrics
 
@@ -22,6 +23,7 @@ class ApiContext:
     readiness: Readiness
     bodies: BodyReader
     metrics: ServerMetrics
+    start_gate: StartGate
 
 
 def context() -> ApiContext:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gevent import GreenletExit
@@ -98,6 +98,7 @@ class Generation:
         connection: ClientConnection,
         timings: Timings,
         keep_tokens: bool,
+        on_submitted: Callable[[], None] = lambda: None,
     ) -> None:
         self.timings = timings
         self.prompts: list[PromptState] = []
@@ -108,6 +109,7 @@ class Generation:
         self._engine = engine
         self._connection = connection
         self._keep_tokens = keep_tokens
+        self._on_submitted = on_submitted
         self._early: deque[SequenceOutput] = deque()
         self._stream: OutputStream | None = None
         self._checked = timings.started
@@ -140,6 +142,7 @@ class Generation:
         self._stream = self._engine.submit(
             *(prompt.request.to_engine(prompt.request_id) for prompt in self.prompts)
         )
+        self._on_submitted()
         while not all(prompt.accepted for prompt in self.prompts):
             news = self._next(self._stream)
             if isinstance(news, RequestAccepted):
