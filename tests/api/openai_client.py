@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import openai
@@ -10,9 +11,16 @@ import openai
 from serving.api.app import create_app
 from serving.config import LimitsConfig, ModelConfig, ServerConfig, Stage
 from serving.messages import SequenceOutput
+from serving.sampling_params import SamplingParams
 from serving.text.chat import ChatPreparer, ChatRequest, PreparedChat
 from serving.text.chat_template import ChatTemplate
 from tests.api.fake_engine import CHAT_TEMPLATE, EOS, FakeEngine, FakeStream, FakeText, Script
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+BOTH = [CHAT, COMPLETIONS]
+MESSAGES = [{"role": "user", "content": "hi"}]
+BODIES: dict[str, dict[str, Any]] = {CHAT: {"messages": MESSAGES}, COMPLETIONS: {"prompt": "hi"}}
 
 
 class OpenAIFront:
@@ -88,3 +96,28 @@ def says(
                 )
 
     return script
+
+
+def letters(stream: FakeStream) -> None:
+    """The answer to a prompt is its text in capitals, with a digit for the sequence, until the shorter ones ended."""
+    text = bytes(stream.request.prompt_token_ids).decode()
+    says(*(f"{text.upper()}{i}" for i in range(stream.request.params.n)))(stream)
+
+
+def refusal(front: OpenAIFront, path: str, fields: dict[str, Any], status: int = 400) -> dict[str, Any]:
+    """The error object of a refused request, its shape checked; nothing reached the engine."""
+    response = front.app.test_client().post(path, json={**BODIES[path], **fields})
+    assert response.status_code == status, response.get_data(as_text=True)
+    assert response.content_type == "application/json"
+    assert len(response.data) < 1024
+    error: dict[str, Any] = response.json["error"]
+    assert set(error) == {"message", "type", "param", "code", "request_id"}
+    assert error["request_id"] == response.headers["x-request-id"]
+    assert front.engine.requests == []
+    return error
+
+
+def params(front: OpenAIFront, path: str, fields: dict[str, Any]) -> SamplingParams:
+    response = front.app.test_client().post(path, json={**BODIES[path], **fields})
+    assert response.status_code == 200, response.get_data(as_text=True)
+    return front.engine.requests[-1].params

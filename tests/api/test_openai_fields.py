@@ -10,45 +10,27 @@ import pytest
 from serving.api.schema.openai_chat import ChatCompletionRequest
 from serving.api.schema.openai_completions import CompletionRequest
 from serving.api.schema.parity import REFUSED, WITHOUT_EFFECT
-from serving.config import LimitsConfig
-from serving.sampling_params import Grammar, SamplingParams
-from tests.api.fake_engine import hello
-from tests.api.openai_client import OpenAIFront, ToolText
+from serving.sampling_params import SamplingParams
+from tests.api.openai_client import (
+    BODIES,
+    BOTH,
+    CHAT,
+    COMPLETIONS,
+    MESSAGES,
+    OpenAIFront,
+    ToolText,
+    params,
+    refusal,
+)
 
-CHAT = "/v1/chat/completions"
-COMPLETIONS = "/v1/completions"
 ROUTES = {"chat": CHAT, "completions": COMPLETIONS}
-MESSAGES = [{"role": "user", "content": "hi"}]
-BODIES: dict[str, dict[str, Any]] = {CHAT: {"messages": MESSAGES}, COMPLETIONS: {"prompt": "hi"}}
-BOTH = [CHAT, COMPLETIONS]
 U64 = 2**64
 CALL = {"function": {"name": "f", "arguments": "{}"}}
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
-SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 
 
 @pytest.fixture
 def front() -> OpenAIFront:
     return OpenAIFront()
-
-
-def refusal(front: OpenAIFront, path: str, fields: dict[str, Any], status: int = 400) -> dict[str, Any]:
-    """The error object of a refused request, its shape checked; nothing reached the engine."""
-    response = front.app.test_client().post(path, json={**BODIES[path], **fields})
-    assert response.status_code == status, response.get_data(as_text=True)
-    assert response.content_type == "application/json"
-    assert len(response.data) < 1024
-    error: dict[str, Any] = response.json["error"]
-    assert set(error) == {"message", "type", "param", "code", "request_id"}
-    assert error["request_id"] == response.headers["x-request-id"]
-    assert front.engine.requests == []
-    return error
-
-
-def params(front: OpenAIFront, path: str, fields: dict[str, Any]) -> SamplingParams:
-    response = front.app.test_client().post(path, json={**BODIES[path], **fields})
-    assert response.status_code == 200, response.get_data(as_text=True)
-    return front.engine.requests[-1].params
 
 
 # field, values that are out of range, the limit that the message names
@@ -307,121 +289,6 @@ def test_text_parts_and_roles_reach_the_template(front: OpenAIFront) -> None:
     params(front, CHAT, {"reasoning_effort": "low", "continue_final_message": True})
     assert text.asked.template_variables == {"reasoning_effort": "low"}
     assert text.asked.continue_final_message and not text.asked.add_generation_prompt
-
-
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"tools": [TOOL] * 2}, "tools[1].function.name"),
-        ({"tools": [TOOL] * 129}, "tools"),
-        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0]"),
-        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
-        ({"tools": [{"type": "function", "function": {"name": "a" * 65}}]}, "tools[0].function.name"),
-        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": 1}}]}, "tools[0].function.parameters"),
-        ({"tools": [TOOL], "tool_choice": "f"}, "tool_choice"),
-        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
-    ],
-)  # fmt: skip
-def test_tools(front: OpenAIFront, fields: dict[str, Any], param: str) -> None:
-    assert refusal(front, CHAT, fields)["param"].startswith(param)
-
-
-def test_tool_choices_reach_the_text_side() -> None:
-    text = ToolText()
-    front = OpenAIFront(text=text)
-    named = {"type": "function", "function": {"name": "f"}}
-    for choice, expected in ((None, "auto"), ("none", "none"), ("required", "required"), (named, "f")):
-        params(front, CHAT, {"tools": [TOOL], "tool_choice": choice, "parallel_tool_calls": False})
-        assert (text.asked.tool_choice, text.asked.named_tool) == (expected, choice is named)
-        assert text.asked.tools == [TOOL] and not text.asked.parallel_tool_calls
-
-
-@pytest.mark.parametrize("path", BOTH)
-@pytest.mark.parametrize(
-    ("fields", "kind", "source"),
-    [
-        ({"response_format": {"type": "json_object"}}, "json_schema", {"type": "object"}),
-        ({"response_format": {"type": "json", "value": SCHEMA}}, "json_schema", SCHEMA),
-        ({"response_format": {"type": "json_object", "value": json.dumps(SCHEMA)}}, "json_schema", SCHEMA),
-        ({"response_format": {"type": "json_schema", "value": {"name": "x", "schema": SCHEMA}}}, "json_schema", SCHEMA),
-        (
-            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}}},
-            "json_schema",
-            SCHEMA,
-        ),
-        ({"response_format": {"type": "regex", "value": "a+"}}, "regex", "a+"),
-        ({"guided_json": SCHEMA}, "json_schema", SCHEMA),
-        ({"guided_json": json.dumps(SCHEMA)}, "json_schema", SCHEMA),
-        ({"guided_regex": "a|b"}, "regex", "a|b"),
-        ({"guided_grammar": 'start: "a"'}, "lark", 'start: "a"'),
-        ({"guided_choice": ["yes", 'n"o']}, "lark", 'start: "yes" | "n\\"o"\n'),
-    ],
-)  # fmt: skip
-def test_structured_output(
-    front: OpenAIFront, path: str, fields: dict[str, Any], kind: str, source: Any
-) -> None:
-    grammar = params(front, path, fields).grammar
-    assert grammar is not None and grammar.kind == kind
-    assert (json.loads(grammar.source) if kind == "json_schema" else grammar.source) == source
-
-
-@pytest.mark.parametrize("path", BOTH)
-def test_free_text(front: OpenAIFront, path: str) -> None:
-    assert params(front, path, {"response_format": {"type": "text"}}).grammar is None
-
-
-@pytest.mark.parametrize("path", BOTH)
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"response_format": {}}, "response_format.type"),
-        ({"response_format": {"type": "xml"}}, "response_format.type"),
-        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format.json_schema.schema"),
-        ({"response_format": {"type": "json", "value": "{"}}, "response_format.value"),
-        ({"response_format": {"type": "json", "value": [1]}}, "response_format.value"),
-        ({"response_format": {"type": "regex"}}, "response_format.value"),
-        ({"response_format": {"type": "text", "foo": 1}}, "response_format.foo"),
-        ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "response_format"),
-        ({"guided_json": SCHEMA, "guided_choice": ["a"]}, "guided_choice"),
-        ({"guided_choice": []}, "guided_choice"),
-        ({"guided_choice": ["a"] * 1025}, "guided_choice"),
-        ({"guided_choice": ["a", ""]}, "guided_choice"),
-        ({"guided_regex": "a" * 300_000}, "guided_regex"),
-    ],
-)  # fmt: skip
-def test_bad_formats(front: OpenAIFront, path: str, fields: dict[str, Any], param: str) -> None:
-    assert refusal(front, path, fields)["param"] == param
-
-
-def test_formats_and_tools_exclude_each_other() -> None:
-    front = OpenAIFront(text=ToolText())
-    both = {"tools": [TOOL], "response_format": {"type": "json_object"}}
-    assert refusal(front, CHAT, both)["code"] == "tool_error"
-    assert refusal(front, CHAT, {**both, "tool_choice": "required"})["code"] == "tool_error"
-    assert refusal(front, CHAT, {"tools": [TOOL], "guided_regex": "a"})["code"] == "tool_error"
-
-
-def test_grammars_switched_off() -> None:
-    front = OpenAIFront(hello, text=ToolText(grammars=False), limits=LimitsConfig(grammar_support=False))
-    for path in BOTH:
-        assert (
-            refusal(front, path, {"response_format": {"type": "json_object"}})["param"] == "response_format"
-        )
-        assert refusal(front, path, {"guided_regex": "a"})["param"] == "guided_regex"
-    forced = {"tools": [TOOL], "tool_choice": "required"}
-    assert refusal(front, CHAT, forced)["code"] == "tool_error"
-    assert params(front, CHAT, {"tools": [TOOL]}).grammar is None
-
-
-def test_the_choice_grammar_compiles() -> None:
-    llguidance = pytest.importorskip("llguidance")
-    source = 'start: "yes" | "n\\"o\\n" | "ö"\n'
-    grammar = Grammar(kind="lark", source=source)
-    matcher = llguidance.LLMatcher.validate_grammar(llguidance.LLMatcher.grammar_from_lark(grammar.source))
-    assert not matcher
 
 
 @pytest.mark.parametrize("path", BOTH)
