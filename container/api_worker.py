@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+import uuid
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,17 +102,19 @@ class ApiWorker(GeventWorker):  # type: ignore[misc]
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """What never reaches the application is answered in its error shape, not in gunicorn's HTML."""
+        request_id = uuid.uuid4().hex
         if isinstance(exc, ParseException) and not isinstance(exc, _OUR_FAULT):
             status, error_type, text = next(
                 (answer for kind, answer in _REFUSALS.items() if isinstance(exc, kind)), _MALFORMED
             )
             # The text of the exception quotes what the client sent.
-            self.log.warning("malformed request: %s", type(exc).__name__)
+            self.log.warning("malformed request %s: %s", request_id, type(exc).__name__)
         else:
             status, error_type, text = "500 Internal Server Error", "internal", "Internal error"
-            self.log.exception("a request failed outside the application")
-        body = msgspec.json.encode({"error": text, "error_type": error_type})
+            self.log.exception("request %s failed outside the application", request_id)
+        body = msgspec.json.encode({"error": text, "error_type": error_type, "request_id": request_id})
         head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        head += f"x-request-id: {request_id}\r\n"
         with contextlib.suppress(OSError):
             client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 

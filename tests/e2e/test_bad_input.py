@@ -133,8 +133,8 @@ def test_broken_bodies(server: ServerProcess, path: str) -> None:
         ({"stop": ["a"] * 5}, "stop"),
         ({"top_n_tokens": 6}, "top_n_tokens"),
         ({"seed": "1"}, "seed"),
-        ({"grammar": {"type": "json", "value": {}}}, "grammar"),
-        ({"watermark": True}, "watermark"),
+        ({"grammar": {"type": "json"}}, "grammar"),
+        ({"watermark": 1}, "watermark"),
         ({"adapter_id": "mine"}, "adapter_id"),
         ({"frequency_penalty": 2.1}, "frequency_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
@@ -190,6 +190,7 @@ def test_malformed_http_is_answered_in_json_too(
                 headers[name.lower()] = value.strip()
             error = json.loads(reader.read(int(headers[b"content-length"])))
     assert error["error"] and error["error_type"]
+    assert error["request_id"] == headers[b"x-request-id"].decode()
 
 
 def test_nothing_is_left_behind(server: ServerProcess) -> None:
