@@ -67,7 +67,7 @@ class ServerProcess:
     @property
     def port(self) -> int:
         """The port it listens on, as soon as the log tells. Raises `ServerFailed`."""
-        return int(self.wait_log(r"\blistening\b.*\bport=(\d+)", limit_s=60.0)[1])
+        return int(self.wait_log(r"\blistening\b.*\bport(?:=|\": )(\d+)", limit_s=60.0)[1])
 
     def wait_log(self, pattern: str, *, limit_s: float) -> re.Match[str]:
         """The first match of `pattern` in the log. Raises `ServerFailed` when the log ends or time runs out."""

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from serving.api.wsgi import start_tracing
+from serving.config import RuntimeConfig
 from serving.tracing import Tracing, endpoint_problem
 from tests.otlp_collector import Collector
 
@@ -86,6 +88,14 @@ def test_a_broken_parent_is_none(collector: Collector, value: str) -> None:
 def test_endpoints_that_cannot_work(endpoint: str, says: str) -> None:
     problem = endpoint_problem(endpoint)
     assert problem is not None and says in problem and "\n" not in problem
+
+
+def test_a_grpc_port_is_one_line_of_the_first_worker(caplog: pytest.LogCaptureFixture) -> None:
+    runtime = RuntimeConfig(otlp_endpoint="http://collector:4317")
+    assert start_tracing(runtime, first_worker=False) is None and not caplog.records
+    assert start_tracing(runtime, first_worker=True) is None
+    (line,) = caplog.records
+    assert line.message == "no traces" and "http://collector:4318" in vars(line)["reason"]
 
 
 @pytest.mark.parametrize("endpoint", ["http://c:4318", "c:4318", "https://c", "http://c/otlp/v1/traces"])
