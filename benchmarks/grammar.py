@@ -22,7 +22,10 @@ _SCHEMA = {
     "minItems": 1000,
     "items": {
         "type": "object",
-        "properties": {"name": {"type": "string", "minLength": 20, "maxLength": 40}, "age": {"type": "integer"}},
+        "properties": {
+            "name": {"type": "string", "minLength": 20, "maxLength": 40},
+            "age": {"type": "integer"},
+        },
         "required": ["name", "age"],
         "additionalProperties": False,
     },
@@ -39,13 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rate = _rate(llm, options, constraint)
                 if turn > 0:  # the first turn compiles and fills caches
                     rates[name].append(rate)
-    costs = [
-        100 * (1 - schema / free) for free, schema in zip(rates["free"], rates["schema"], strict=True)
-    ]
+    costs = [100 * (1 - schema / free) for free, schema in zip(rates["free"], rates["schema"], strict=True)]
     cost = statistics.median(costs)
     for name, values in rates.items():
         print(f"{name:8} {statistics.median(values):9.0f} output tokens/s (median of {len(values)})")
-    print(f"a JSON schema costs {cost:.1f} % at {options.requests} concurrent requests (target {TARGET_PERCENT:g} %)")
+    print(
+        f"a JSON schema costs {cost:.1f} % at {options.requests} concurrent requests (target {TARGET_PERCENT:g} %)"
+    )
     return 0 if cost <= TARGET_PERCENT else 1
 
 

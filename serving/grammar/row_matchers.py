@@ -7,8 +7,10 @@ works without the GIL while the model runs.
 from __future__ import annotations
 
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +26,6 @@ class _RowMatcher:
     compiled: CompiledGrammar
     unread: list[int]
     matcher: LLMatcher | None = None
-    failure: str = ""
 
 
 @dataclass(slots=True, frozen=True)
@@ -37,14 +38,20 @@ class RowMasks:
 
 
 class RowMatchers:
-    """Used by one thread; only what it starts runs elsewhere."""
+    """Used by one thread; only what it starts runs elsewhere.
 
-    def __init__(self, vocab_size: int) -> None:
+    `beside` computes masks in a thread of its own while the model runs. Where the model itself keeps every core busy that
+    thread would only make it wait, so there they are computed when they are asked for.
+    """
+
+    def __init__(self, vocab_size: int, *, beside: bool = True) -> None:
+        self._beside = beside
         self._num_words = (vocab_size + 31) // 32
         self._rows: dict[int, _RowMatcher] = {}
         self._bits: npt.NDArray[np.int32] = np.empty((0, self._num_words), dtype=np.int32)
         self._thread: ThreadPoolExecutor | None = None
-        self._executor = LLExecutor(max(1, min(_MAX_THREADS, (os.cpu_count() or 1) // 2)))
+        threads = max(1, min(_MAX_THREADS, (os.cpu_count() or 1) // 2))
+        self._executor = LLExecutor(threads) if beside and threads > 1 else None
 
     def begin(self, row: int, compiled: CompiledGrammar, output_token_ids: list[int]) -> None:
         """A row starts, or resumes with what it has put out so far."""
@@ -58,16 +65,19 @@ class RowMatchers:
         if (state := self._rows.get(row)) is not None:
             state.unread.append(token_id)
 
-    def start(self, rows: list[int]) -> Future[RowMasks] | None:
-        """Begin computing the masks of those of `rows` that have a grammar; None if none has."""
+    def start(self, rows: list[int]) -> Callable[[], RowMasks] | None:
+        """Begin computing the masks of those of `rows` that have a grammar; None if none has. Call what it returns once,
+        to wait for them."""
         if not self._rows:
             return None
         wanted = [row for row in rows if row in self._rows]
         if not wanted:
             return None
+        if not self._beside:
+            return partial(self._compute, wanted)
         if self._thread is None:
             self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar-masks")
-        return self._thread.submit(self._compute, wanted)
+        return self._thread.submit(self._compute, wanted).result
 
     def close(self) -> None:
         if self._thread is not None:
@@ -79,10 +89,8 @@ class RowMatchers:
         if len(self._bits) < len(rows):
             self._bits = np.empty((2 * len(rows), self._num_words), dtype=np.int32)
         bits = self._bits[: len(rows)]
-        states = [self._rows[row] for row in rows]
-        self._read(states)
-        jobs = [(_matcher_of(state), index) for index, state in enumerate(states)]
-        self._executor.unsafe_compute_mask_ptr(jobs, bits.ctypes.data, 4 * self._num_words, len(rows))
+        jobs = [(_up_to_date(self._rows[row]), index) for index, row in enumerate(rows)]
+        self._fill(jobs, bits)
         failures = {}
         for row, (matcher, index) in zip(rows, jobs, strict=True):
             if matcher.is_error():
@@ -90,21 +98,21 @@ class RowMatchers:
                 bits[index] = -1
         return RowMasks(rows, bits, failures)
 
-    def _read(self, states: list[_RowMatcher]) -> None:
-        """Bring the matchers up to date with the sampled ids."""
-        single: list[tuple[LLMatcher, int]] = []
-        for state in states:
-            matcher = _matcher_of(state)
-            if len(state.unread) == 1:
-                single.append((matcher, state.unread[0]))
-            elif state.unread:
-                matcher.consume_tokens(state.unread)
-            state.unread = []
-        if single:
-            self._executor.consume_token_par(single)
+    def _fill(self, jobs: list[tuple[LLMatcher, int]], bits: npt.NDArray[np.int32]) -> None:
+        num_bytes, first = 4 * self._num_words, bits.ctypes.data
+        if self._executor is not None and len(jobs) > 1:
+            self._executor.unsafe_compute_mask_ptr(jobs, first, num_bytes, len(jobs))
+            return
+        # Waking a pool costs more than what it would take over.
+        for matcher, index in jobs:
+            matcher.unsafe_compute_mask_ptr(first + index * num_bytes, num_bytes)
 
 
-def _matcher_of(state: _RowMatcher) -> LLMatcher:
+def _up_to_date(state: _RowMatcher) -> LLMatcher:
+    """The row's matcher, after all that was sampled."""
     if state.matcher is None:
         state.matcher = state.compiled.new_matcher()
+    if state.unread:
+        state.matcher.consume_tokens(state.unread)
+        state.unread = []
     return state.matcher

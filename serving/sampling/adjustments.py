@@ -11,6 +11,8 @@ from serving.sampling.penalties import apply_penalties
 from serving.sampling.watermark import Watermarker
 from serving.sampling_params import SamplingParams
 
+_REMOVED = float("-inf")
+
 
 def adjusts(params: SamplingParams) -> bool:
     """False for rows that `Adjustments.apply` would leave as they are."""
@@ -18,7 +20,7 @@ def adjusts(params: SamplingParams) -> bool:
 
 
 def bans(params: SamplingParams) -> bool:
-    """False for rows that `Adjustments.ban` would leave as they are."""
+    """False for rows that `Adjustments.banned` has nothing for."""
     return params.min_new_tokens > 0 or (params.ignore_eos and params.grammar is not None)
 
 
@@ -45,18 +47,23 @@ class Adjustments:
                 output_ids=token_ids[num_prompt_tokens:],
             )
 
-    def ban(self, logits: Tensor, params: SamplingParams, *, num_output_tokens: int) -> None:
-        """Take away the tokens that would end the row before it may end, unless nothing else is left: a grammar that
-        permits only the end has the last word."""
-        banned: tuple[int, ...] = ()
+    def banned(self, params: SamplingParams, *, num_output_tokens: int) -> tuple[int, ...]:
+        """The tokens that would end a row which may not end yet."""
         if num_output_tokens < params.min_new_tokens:
-            banned = (*self._eos_token_ids, *params.stop_token_ids)
-        elif params.ignore_eos and params.grammar is not None:
-            banned = self._eos_token_ids
-        if not banned:
-            return
-        index = torch.tensor(sorted(set(banned)), device=logits.device)
-        kept = logits[index]
-        logits[index] = float("-inf")
-        if not bool(torch.isfinite(logits).any()):
-            logits[index] = kept
+            return (*self._eos_token_ids, *params.stop_token_ids)
+        if params.ignore_eos and params.grammar is not None:
+            return self._eos_token_ids
+        return ()
+
+
+def ban(logits: Tensor, rows: list[int], token_ids: list[int]) -> None:
+    """Take `token_ids[i]` away from row `rows[i]` of `logits` [R, V], in place; a row may be named several times.
+
+    A row keeps what is its only choice: a grammar that permits only the end has the last word.
+    """
+    row_index = torch.tensor(rows, device=logits.device)
+    token_index = torch.tensor(token_ids, device=logits.device)
+    before = logits[row_index, token_index]
+    logits[row_index, token_index] = _REMOVED
+    dead = logits.amax(dim=-1)[row_index] == _REMOVED
+    logits[row_index, token_index] = torch.where(dead, before, _REMOVED)

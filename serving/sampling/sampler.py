@@ -17,7 +17,7 @@ from torch import Tensor
 
 from serving.batch import SampledToken
 from serving.sampling import warpers
-from serving.sampling.adjustments import Adjustments, adjusts, bans
+from serving.sampling.adjustments import Adjustments, adjusts, ban, bans
 from serving.sampling.logprobs import top_tokens
 from serving.sampling.token_mask import TokenMasks
 from serving.sampling.uniform import uniform
@@ -85,9 +85,14 @@ class Sampler:
                 )
         if masks is not None:
             masks.apply(logits)
-        for index, row in enumerate(rows):
-            if row.bans:
-                self._adjustments.ban(logits[index], row.params, num_output_tokens=row.num_output_tokens)
+        banned = [
+            (index, token_id)
+            for index, row in enumerate(rows)
+            if row.bans
+            for token_id in self._adjustments.banned(row.params, num_output_tokens=row.num_output_tokens)
+        ]
+        if banned:
+            ban(logits, [index for index, _ in banned], [token_id for _, token_id in banned])
 
 
 def _raw_logits(logits: Tensor, rows: list[SamplingRow]) -> tuple[Tensor, Tensor] | None:

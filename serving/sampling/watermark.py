@@ -50,6 +50,10 @@ class GreenLists:
         self._lists: OrderedDict[tuple[int, float], Tensor] = OrderedDict()
         self._lock = Lock()
 
+    @property
+    def num_kept(self) -> int:
+        return len(self._lists)
+
     def after(self, token_id: int, gamma: float) -> Tensor:
         """True for the tokens favoured behind `token_id`: the first `gamma` x V of a permutation of the vocabulary."""
         key = (token_id, gamma)

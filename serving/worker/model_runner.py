@@ -6,8 +6,7 @@ Be paranoid about new lines here: what differs between models, formats or backen
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -60,7 +59,7 @@ class ModelRunner:
         self._groups = [group.name for group in model.kv_groups]
         self._sampler = Sampler(eos_token_ids)
         self._grammars: GrammarStore | None = None
-        self._matchers = RowMatchers(model.vocab_size)
+        self._matchers = RowMatchers(model.vocab_size, beside=device.torch_device.type != "cpu")
         self._caches: list[KVLayerCache] = []
         self._inputs = InputBatch(
             max_num_seqs, self._groups, block_size=block_size, device=device.torch_device
@@ -133,7 +132,7 @@ class ModelRunner:
         result.forward_s = time.perf_counter() - started_s
         return result
 
-    def _start_masks(self, batch: ScheduledBatch, inputs: StepInputs) -> Future[RowMasks] | None:
+    def _start_masks(self, batch: ScheduledBatch, inputs: StepInputs) -> Callable[[], RowMasks] | None:
         """Bring the matchers to the rows of this step; their masks are computed while the model runs."""
         if self._grammars is None:
             return None
@@ -148,7 +147,7 @@ class ModelRunner:
         return self._matchers.start(inputs.sampling)
 
     def _sample(
-        self, hidden: Tensor, inputs: StepInputs, masks: Future[RowMasks] | None, result: StepResult
+        self, hidden: Tensor, inputs: StepInputs, masks: Callable[[], RowMasks] | None, result: StepResult
     ) -> None:
         """Rank 0 chooses; every rank learns the ids and appends them to its rows."""
         if not inputs.sampling:
@@ -161,8 +160,9 @@ class ModelRunner:
             if masks is None:
                 result.sampled = self._sampler.sample(logits, rows)
             else:
-                result.failed_rows = masks.result().failures
-                result.sampled = self._sampler.sample(logits, rows, _token_masks(masks.result(), inputs))
+                computed = masks()
+                result.failed_rows = computed.failures
+                result.sampled = self._sampler.sample(logits, rows, _token_masks(computed, inputs))
             ids = torch.tensor([token.token_id for token in result.sampled], device=logits.device)
         if self._parallel.size > 1:
             ids = broadcast_from_rank0(ids, self._parallel)
