@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from serving.errors import InvalidRequest, TemplateError
 from serving.text.chat_template import ChatTemplate
@@ -18,6 +18,9 @@ Message = dict[str, Json]
 
 _PROBE = "probe-text"
 _KEY = "probe_key"
+_END_OF_TOOLS = "probe-question"
+NoContent = Literal["absent", "null", "empty"]
+_NO_CONTENTS: tuple[NoContent, ...] = ("absent", "null", "empty")
 _TOOL = {
     "type": "function",
     "function": {
@@ -32,13 +35,14 @@ _TOOL = {
 class MessageShape:
     """What a template expects. `takes_parts` and `takes_text`: the forms of content it shows as text.
 
-    `null_content`: a message with calls and no text keeps its null, otherwise it gets "". `arguments_text`: the
-    arguments of calls stay JSON text, otherwise they are parsed. `knows_developer`: it has OpenAI's role.
+    `no_content`: what a message with calls and no text gets; transformers gives it no content at all.
+    `arguments_text`: the arguments of calls stay JSON text, otherwise they are parsed. `knows_developer`: it has
+    OpenAI's role.
     """
 
     takes_text: bool = True
     takes_parts: bool = False
-    null_content: bool = False
+    no_content: NoContent = "absent"
     arguments_text: bool = False
     knows_developer: bool = False
 
@@ -53,10 +57,10 @@ class MessageShape:
         if calls is not None:
             shaped["tool_calls"] = [_shaped_call(call, self.arguments_text) for call in calls]
         content = message.get("content")
-        if content is None:
-            shaped["content"] = None if calls and self.null_content else self._content("", index)
-        else:
-            shaped["content"] = self._content(content, index)
+        if content is not None or not calls or self.no_content == "empty":
+            shaped["content"] = self._content(content or "", index)
+        elif self.no_content == "null":
+            shaped["content"] = None
         if shaped.get("role") == "developer" and not self.knows_developer:
             shaped["role"] = "system"
         return shaped
@@ -76,38 +80,44 @@ def find_shape(template: ChatTemplate) -> MessageShape:
     takes_parts = parts is not None and (
         parts == plain if takes_text else _PROBE in parts and "'text'" not in parts
     )
-    null_content, arguments_text = _call_shape(template)
+    no_content, arguments_text = _call_shape(template)
     return MessageShape(
         takes_text=takes_text or not takes_parts,
         takes_parts=takes_parts,
-        null_content=null_content,
+        no_content=no_content,
         arguments_text=arguments_text,
         knows_developer="developer" in template.source,
     )
 
 
-def _call_shape(template: ChatTemplate) -> tuple[bool, bool]:
-    """`null_content` and `arguments_text`: the first pair with which a past call shows as it should."""
-    pairs = [(null_content, as_text) for as_text in (False, True) for null_content in (True, False)]
-    shown = [pair for pair in pairs if _shows_call(_try(template, _called(*pair), tools=True))]
-    return shown[0] if shown else (False, False)
+def _call_shape(template: ChatTemplate) -> tuple[NoContent, bool]:
+    """`no_content` and `arguments_text` with which a past call shows; as transformers has them when in doubt."""
+    pairs = [(no_content, as_text) for as_text in (False, True) for no_content in _NO_CONTENTS]
+    shown = {pair: _try(template, _call(*pair), tools=True) for pair in pairs}
+    # JSON, not Python's spelling of an object or of null.
+    fair = {
+        pair: text
+        for pair, text in shown.items()
+        if text and "None" not in text and f"{{'{_KEY}'" not in text
+    }
+    return next(
+        (pair for pair in fair if _KEY in fair[pair].split(_END_OF_TOOLS)[-1]), next(iter(fair), pairs[0])
+    )
 
 
-def _called(null_content: bool, arguments_text: bool) -> list[Message]:
+def _call(no_content: NoContent, arguments_text: bool) -> list[Message]:
     arguments = {_KEY: _PROBE}
     function = {"name": "probe_tool", "arguments": json.dumps(arguments) if arguments_text else arguments}
     # Mistral's templates insist on ids of nine letters.
     call = {"id": "probecall", "type": "function", "function": function}
+    calling: Message = {"role": "assistant", "tool_calls": [call]}
+    if no_content != "absent":
+        calling["content"] = "" if no_content == "empty" else None
     return [
-        {"role": "user", "content": _PROBE},
-        {"role": "assistant", "content": None if null_content else "", "tool_calls": [call]},
+        {"role": "user", "content": _END_OF_TOOLS},
+        calling,
         {"role": "tool", "content": _PROBE, "tool_call_id": "probecall", "name": "probe_tool"},
     ]
-
-
-def _shows_call(rendered: str | None) -> bool:
-    """True for JSON, not for Python's spelling of an object or of null."""
-    return rendered is not None and "None" not in rendered and f"{{'{_KEY}'" not in rendered
 
 
 def _try(template: ChatTemplate, messages: list[Message], *, tools: bool = False) -> str | None:
