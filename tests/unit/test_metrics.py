@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from serving.api.access import FIELDS
 from serving.batch import NewRow, ScheduledBatch, ScheduledRow
 from serving.buckets import DURATION_S, BucketCounts
 from serving.engine.step_metrics import StepMetrics
@@ -274,3 +276,11 @@ def test_a_step_costs_less_than_ten_microseconds(full: bool) -> None:
             metrics.end(made, num_tokens=32, forward_s=0.02, executed_s=1.2, ended_s=1.3)
         best_s = min(best_s, (time.perf_counter() - started_s) / 100)
     assert best_s < 10e-6, f"{best_s * 1e6:.1f} µs"
+
+
+def test_the_documentation_has_every_name() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
+    documented = set(re.findall(r"`((?:tgi|textgen)_\w+)`", page))
+    types, _ = parse(ServerMetrics().render(None))
+    assert documented == set(types)
+    assert [name for name in FIELDS if f"`{name}`" not in page] == []
