@@ -17,6 +17,9 @@ from serving.text.parsers.reasoning import ReasoningFormat
 from serving.text.parsers.splitter import CallSplitter, CallSyntax
 from serving.text.parsers.tools import Tool
 
+# The engine refuses larger ones. Where no call is forced, the model is trusted instead.
+MAX_FREE_GRAMMAR_BYTES = 64 * 1024
+
 _LETTERS = string.ascii_letters + string.digits
 
 
@@ -45,7 +48,8 @@ class ToolFormat:
         prompt_text: str = "",
     ) -> Grammar | None:
         """What answers to `prompt_text` have to match: with `forced` one call (or more, with `parallel`) behind
-        any reasoning, otherwise any text in which calls are valid. None when nothing needs to be held to anything.
+        any reasoning, otherwise any text in which calls are valid. None when nothing can be held to anything: such
+        answers are read all the same.
 
         Raises `ToolError` when a call is forced and there are no tools.
         """
@@ -55,14 +59,15 @@ class ToolFormat:
             return None
         if not forced and not self._triggered:
             return None
-        lark = LarkGrammar(self.special_ids)
+        lark = LarkGrammar({**self.special_ids, **({} if reasoning is None else reasoning.special_ids)})
         before = "" if reasoning is None else reasoning.before(lark, prompt_text)
         if forced:
             return lark.build(f"{before} {self.shape.forced(lark, tools, parallel=parallel)}".lstrip())
         allowed = [*self._free_tokens(), *(reasoning.markers if reasoning is not None else ())]
         answer = self.shape.triggered(lark, tools, parallel=parallel, allowed=allowed)
         # Reasoning that is not certain to come is text among other text.
-        return lark.build(f"{before} ({answer})" if before and not before.endswith("?") else answer)
+        grammar = lark.build(f"{before} ({answer})" if before and not before.endswith("?") else answer)
+        return grammar if len(grammar.source.encode()) <= MAX_FREE_GRAMMAR_BYTES else None
 
     def instructions(self, tools: Sequence[Tool], tool_prompt: str | None = None) -> str:
         """Text to add to the last user message when a template shows no tools: a line that separates, the tools as

@@ -18,6 +18,20 @@ _BOUNDED_SPACE = {
     "item_separator": ",",
     "key_separator": ":",
 }
+# Words of a schema that constrain nothing; those whose members are schemas under names of the author's; and those
+# whose value is data.
+_DESCRIPTIVE = {
+    "description",
+    "title",
+    "examples",
+    "default",
+    "$comment",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+}
+_NAMED_SCHEMAS = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
+_DATA = {"enum", "const", "required", "type"}
 # Any text. A special token is never part of it.
 _TEXT = "/(.|\\n)+/"
 _SPACE = "/[ \\n]{1,4}/"
@@ -61,7 +75,7 @@ class LarkGrammar:
 
     def json(self, name: str, schema: Mapping[str, object]) -> str:
         """A JSON value that `schema` describes, written as `json.dumps` would."""
-        return self.rule(name, "%json " + json.dumps({**schema, "x-guidance": _JSON_STYLE}))
+        return self.rule(name, "%json " + json.dumps({**_constraints(schema), "x-guidance": _JSON_STYLE}))
 
     def text(self, allowed: Sequence[str] = ()) -> str:
         """Any text or none, with the special tokens `allowed` anywhere in it."""
@@ -78,10 +92,11 @@ class LarkGrammar:
         return self.rule(name, " | ".join(ways))
 
     def _up_to_token(self, allowed: Sequence[str]) -> str:
-        tokens = [self._token(spelling) for spelling in allowed if spelling in self._special_ids]
-        if not tokens:
+        ids = [self._special_ids[spelling] for spelling in allowed if spelling in self._special_ids]
+        if not ids:
             return ""
-        return self.rule("tokens", f"({self.rule('TEXT', _TEXT)}? ({' | '.join(tokens)}))*")
+        name = "tokens_" + "_".join(map(str, ids))
+        return self.rule(name, f"({self.rule('TEXT', _TEXT)}? <[{','.join(map(str, ids))}]>)*")
 
     def space(self) -> str:
         """A little whitespace or none."""
@@ -107,6 +122,25 @@ class LarkGrammar:
 def _regex(text: str) -> str:
     """A regular expression for exactly `text`."""
     return "".join(char if char.isalnum() else f"\\x{{{ord(char):x}}}" for char in text)
+
+
+def _constraints(schema: Mapping[str, object]) -> dict[str, object]:
+    """The schema without its descriptions, which are most of it and would count against the size of a grammar."""
+    kept: dict[str, object] = {}
+    for word, value in schema.items():
+        if word in _DESCRIPTIVE:
+            continue
+        if word in _NAMED_SCHEMAS and isinstance(value, Mapping):
+            kept[word] = {name: _constraints_of_any(part) for name, part in value.items()}
+        elif isinstance(value, list) and word not in _DATA:
+            kept[word] = [_constraints_of_any(part) for part in value]
+        else:
+            kept[word] = value if word in _DATA else _constraints_of_any(value)
+    return kept
+
+
+def _constraints_of_any(value: object) -> object:
+    return _constraints(value) if isinstance(value, Mapping) else value
 
 
 def _with_bounded_space(schema: str) -> str:
