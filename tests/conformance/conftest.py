@@ -17,11 +17,38 @@ from tests.e2e.conftest import endless_model_dir, serving, wait_until
 
 __all__ = ["endless_model_dir"]  # a fixture of the end-to-end tests, used here as well
 
+Json = dict[str, Any]
+
 KEY = "a key that only these tests know"
 MODEL = "demo"
 CLIENT_TIMEOUT_S = 60.0
 
-Json = dict[str, Any]
+PROMPT = "Once upon a time"
+QUESTION = "Who is Zoë?"
+ANSWER = "Zoë is a cheerful girl and the painter of Willowbrook."
+PORTRAIT_QUESTION = "Describe Pip as JSON with the keys name, kind and home."
+PORTRAIT = {"name": "Pip", "kind": "mouse", "home": "the clock tower"}
+PORTRAIT_SCHEMA: Json = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in PORTRAIT},
+    "required": list(PORTRAIT),
+    "additionalProperties": False,
+}
+DAYS = ("today", "tomorrow")
+DAY_SCHEMA: Json = {
+    "type": "object",
+    "properties": {"day": {"enum": list(DAYS)}},
+    "required": ["day"],
+    "additionalProperties": False,
+}
+FORECAST: Json = {
+    "type": "function",
+    "function": {"name": "forecast", "description": "the weather of a day", "parameters": DAY_SCHEMA},
+}
+REMINDER: Json = {
+    "type": "function",
+    "function": {"name": "remind", "description": "remember a day", "parameters": DAY_SCHEMA},
+}
 
 
 @dataclass(frozen=True)
@@ -103,8 +130,8 @@ def _environment(**settings: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def process() -> Iterator[ServerProcess]:
-    """The open server with TGI's limits, on the demo model under its own name."""
-    with serving(_environment(MODEL_ID=MODEL, MAX_BEST_OF="2")) as server:
+    """The open server. `huggingface_hub` calls whatever it finds at a URL `dummy`, unless it is told a name."""
+    with serving(_environment(MODEL_ID=MODEL, SERVED_MODEL_NAME="dummy")) as server:
         yield server
 
 

@@ -17,16 +17,14 @@ from text_generation.errors import (
     UnknownError,
     ValidationError,
 )
-from text_generation.types import ChatComplete, Grammar, GrammarType, Message, Response, StreamResponse
+from text_generation.types import ChatComplete, Grammar, GrammarType, Message, Response, StreamResponse, Tool
 
-from tests.conformance.conftest import KEY, Endpoint
+from tests.conformance.conftest import ANSWER, DAY_SCHEMA, DAYS, FORECAST, KEY, PROMPT, QUESTION, Endpoint
 
 # The client was written for pydantic 1 and still calls its names.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 
-PROMPT = "Once upon a time"
-QUESTION = [Message(role="user", content="Who is Zoë?")]
-ANSWER = "Zoë is a cheerful girl and the painter of Willowbrook."
+ASKED = [Message(role="user", content=QUESTION)]
 
 ALL_PARAMETERS: dict[str, Any] = {
     "max_new_tokens": 10,
@@ -44,13 +42,6 @@ ALL_PARAMETERS: dict[str, Any] = {
     "top_n_tokens": 2,
 }
 
-SCHEMA = {
-    "type": "object",
-    "properties": {"day": {"enum": ["today", "tomorrow"]}},
-    "required": ["day"],
-    "additionalProperties": False,
-}
-
 EACH_PARAMETER: list[dict[str, Any]] = [
     {"do_sample": True, "seed": 1},
     {"repetition_penalty": 1.3},
@@ -65,7 +56,7 @@ EACH_PARAMETER: list[dict[str, Any]] = [
     {"watermark": True, "do_sample": True, "seed": 6},
     {"top_n_tokens": 3},
     {"grammar": Grammar(type=GrammarType.Regex, value="[0-9]{3}-[a-z]{4}")},
-    {"grammar": Grammar(type=GrammarType.Json, value=SCHEMA), "max_new_tokens": 30},
+    {"grammar": Grammar(type=GrammarType.Json, value=DAY_SCHEMA), "max_new_tokens": 30},
     ALL_PARAMETERS,
 ]  # fmt: skip
 
@@ -161,7 +152,7 @@ def test_the_effect_of_parameters(client: Client) -> None:
     stopped = text(stop_sequences=[" fox"])
     assert greedy.startswith(stopped) and stopped.endswith(" fox"), "a native stop string stays in the text"
     assert re.fullmatch("[0-9]{3}-[a-z]{4}", text(**EACH_PARAMETER[12]))
-    assert json.loads(text(**EACH_PARAMETER[13]))["day"] in ("today", "tomorrow")
+    assert json.loads(text(**EACH_PARAMETER[13]))["day"] in DAYS
     assert text(truncate=2) != greedy
 
 
@@ -209,36 +200,37 @@ def test_an_unknown_path(endpoint: Endpoint) -> None:
 
 
 def test_chat(client: Client, endpoint: Endpoint) -> None:
-    answer = client.chat(QUESTION, max_tokens=40, temperature=0, logprobs=True, top_logprobs=2, seed=1, n=1)
+    answer = client.chat(ASKED, max_tokens=40, temperature=0, logprobs=True, top_logprobs=2, seed=1, n=1)
     assert isinstance(answer, ChatComplete)
     choice = answer.choices[0]
     assert (choice.message.role, choice.message.content) == ("assistant", ANSWER)
     assert choice.finish_reason == "stop" and answer.object == "chat.completion"
     assert choice.logprobs is not None and len(choice.logprobs["content"][0]["top_logprobs"]) == 2
     assert answer.usage["completion_tokens"] > 0
-    other = asyncio.run(AsyncClient(endpoint.url, timeout=60).chat(QUESTION, max_tokens=40, temperature=0))
+    other = asyncio.run(AsyncClient(endpoint.url, timeout=60).chat(ASKED, max_tokens=40, temperature=0))
     assert other.choices[0].message.content == ANSWER
 
 
 def test_chat_with_a_forced_tool(client: Client) -> None:
-    tool: Any = {"type": "function", "function": {"name": "forecast", "parameters": SCHEMA}}
-    answer = client.chat(QUESTION, tools=[tool], tool_choice="required", temperature=0, max_tokens=60)
+    answer = client.chat(
+        ASKED, tools=[Tool(**FORECAST)], tool_choice="required", temperature=0, max_tokens=60
+    )
     (call,) = answer.choices[0].message.tool_calls
     assert call["function"]["name"] == "forecast"
-    assert json.loads(call["function"]["arguments"])["day"] in ("today", "tomorrow")
+    assert json.loads(call["function"]["arguments"])["day"] in DAYS
 
 
 def test_chat_errors_are_of_openai_kind(client: Client) -> None:
     """`/v1` speaks OpenAI's errors; this client passes them on by their status."""
     with pytest.raises(BadRequestError) as caught:
-        client.chat(QUESTION, max_tokens=10**6)
+        client.chat(ASKED, max_tokens=10**6)
     assert "max_tokens" in str(caught.value)
 
 
 def test_a_chat_stream_is_what_the_client_reads(endpoint: Endpoint) -> None:
     """The client's own reader of chat streams takes neither OpenAI's closing `[DONE]` nor chunks without a role,
     against TGI 3 as little as here; its request is right, and so is what comes back."""
-    body = {"model": "tgi", "messages": [{"role": "user", "content": "Who is Zoë?"}], "stream": True}
+    body = {"model": "tgi", "messages": [{"role": "user", "content": QUESTION}], "stream": True}
     nulls = dict.fromkeys(("repetition_penalty", "logit_bias", "n", "tools", "tool_choice", "top_p", "seed"))
     url = f"{endpoint.url}/v1/chat/completions"
     with requests.post(url, json={**body, **nulls, "temperature": 0}, timeout=60, stream=True) as response:
