@@ -14,6 +14,7 @@ import msgspec
 from serving.api.openapi_native import native_operations
 from serving.api.openapi_operation import EVENTS, JSON, Operation
 from serving.api.openapi_v1 import v1_operations
+from serving.api.schema.responses_input import INPUT_NAMES, MESSAGE_NAME
 from serving.config import ServerConfig
 from serving.version import VERSION
 
@@ -193,7 +194,11 @@ def apply_limits(components: Json, config: ServerConfig) -> None:
     if config.http.unknown_parameters == "refuse":
         for name in ("NativeRequest", "NativeStreamableRequest", "TokenizeRequest", "NativeParameters"):
             components[name]["additionalProperties"] = False
-    for name in ("ChatCompletionRequest", "CompletionRequest"):
+    for name in ("ChatCompletionRequest", "CompletionRequest", "ResponsesRequest"):
         components[name]["additionalProperties"] = {"type": "null"}  # what is null counts as absent
+    for name in INPUT_NAMES:
+        components[name]["additionalProperties"] = {"type": "null"}
+    components[MESSAGE_NAME]["required"].remove("type")  # an item without a type is a message
+    for name in ("ChatCompletionRequest", "CompletionRequest"):
         components[name]["properties"]["n"]["minimum"] = 1
         components[name]["properties"]["n"]["maximum"] = limits.max_n

@@ -10,6 +10,7 @@ from serving.api.openapi_operation import (
     Answer,
     Operation,
 )
+from serving.api.schema import responses_events
 from serving.api.schema.openai_answers import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -19,9 +20,13 @@ from serving.api.schema.openai_answers import (
 )
 from serving.api.schema.openai_chat import ChatCompletionRequest
 from serving.api.schema.openai_completions import CompletionRequest
+from serving.api.schema.responses_answers import Response
+from serving.api.schema.responses_request import ResponsesRequest
 
 _ERRORS = (400, 404, 408, 413, 415, 429, 503)
 _STREAMED = "With `stream: true` server-sent events, the last one `[DONE]`."
+
+_RESPONSE_EVENTS = tuple(responses_events.StreamEvent.__subclasses__())
 
 
 def v1_operations() -> tuple[Operation, ...]:
@@ -53,6 +58,19 @@ def v1_operations() -> tuple[Operation, ...]:
             errors=_ERRORS,
             error_types=OPENAI_ERRORS,
             ends_streams=True,
+        ),
+        Operation(
+            method="post",
+            path="/v1/responses",
+            name="responses",
+            tag="OpenAI",
+            summary="Answer an input, without stored state",
+            description="With `stream: true` server-sent events that are named by their `type`.",
+            bodies=(ResponsesRequest,),
+            example={"input": "Tell me a story.", "max_output_tokens": 20},
+            answer=Answer("The response", {JSON: (Response,), EVENTS: _RESPONSE_EVENTS}),
+            errors=_ERRORS,
+            error_types=OPENAI_ERRORS,
         ),
         Operation(
             method="get",

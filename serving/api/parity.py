@@ -16,6 +16,7 @@ from serving.api.schema.native import NativeParameters, NativeRequest, NativeStr
 from serving.api.schema.native_grammar import JsonSchemaGrammar, NamedSchema
 from serving.api.schema.openai_chat import ChatCompletionRequest
 from serving.api.schema.openai_completions import CompletionRequest
+from serving.api.schema.responses_request import ResponsesRequest
 from serving.api.schema.tokenize import TokenizeRequest
 
 HONOURED = "yes"
@@ -70,6 +71,7 @@ def routes() -> tuple[Route, ...]:
         ),
         _v1("chat", "`/v1/chat/` `completions`, `/chat_tokenize`", ChatCompletionRequest),
         _v1("completions", "`/v1/` `completions`", CompletionRequest),
+        _v1("responses", "`/v1/` `responses`", ResponsesRequest),
     )
 
 

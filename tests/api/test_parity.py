@@ -47,6 +47,7 @@ def test_differences_are_complete_sentences_of_a_table(differences: Any) -> None
         (4, "/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
         (4, "/chat_tokenize", {"messages": [{"role": "user", "content": "hi"}]}),
         (5, "/v1/completions", {"prompt": "hi"}),
+        (6, "/v1/responses", {"input": "hi"}),
     ],
 )
 def test_refused_fields_are_refused_by_name_with_the_reason(

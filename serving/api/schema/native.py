@@ -208,7 +208,12 @@ def _check_sampling(parameters: NativeParameters) -> None:
     for name in ("temperature", "repetition_penalty"):
         value = getattr(parameters, name)
         _require(value is None or value > 0.0, name, "must be strictly positive", value)
-        _require(value is None or value <= _MAX_FLOAT32, name, "must fit a 32-bit float", value)
+        _require(
+            value is None or value <= _MAX_FLOAT32,
+            name,
+            f"must be <= {_MAX_FLOAT32:g}, a 32-bit float",
+            value,
+        )
     penalty = parameters.frequency_penalty
     _require(
         penalty is None or -2.0 <= penalty <= 2.0, "frequency_penalty", "must be >= -2.0 and <= 2.0", penalty
@@ -228,7 +233,7 @@ def _check_counts(parameters: NativeParameters, limits: Limits, num_sequences: i
     _require(
         new is None or 0 < new <= _MAX_U32,
         "max_new_tokens",
-        "must be strictly positive, a 32-bit number",
+        f"must be strictly positive and <= {_MAX_U32}",
         new,
     )
     stops = parameters.stop
@@ -247,7 +252,7 @@ def _check_counts(parameters: NativeParameters, limits: Limits, num_sequences: i
         )
     seed = parameters.seed
     _require(num_sequences == 1 or seed is None, "seed", "must not be set when `best_of` > 1", seed)
-    _require(seed is None or 0 <= seed <= MAX_SEED, "seed", "must be an unsigned 64-bit number", seed)
+    _require(seed is None or 0 <= seed <= MAX_SEED, "seed", f"must be >= 0 and <= {MAX_SEED}", seed)
     top_n = parameters.top_n_tokens
     most = limits.max_top_n_tokens
     _require(top_n is None or 0 <= top_n <= most, "top_n_tokens", f"must be >= 0 and <= {most}", top_n)
