@@ -9,7 +9,7 @@ import httpx
 import openai
 
 from serving.api.app import create_app
-from serving.config import LimitsConfig, ModelConfig, ServerConfig, Stage
+from serving.config import HttpConfig, LimitsConfig, ModelConfig, ServerConfig, Stage
 from serving.messages import SequenceOutput
 from serving.sampling_params import SamplingParams
 from serving.text.chat import ChatPreparer, ChatRequest, PreparedChat
@@ -33,11 +33,15 @@ class OpenAIFront:
         text: FakeText | None = None,
         limits: LimitsConfig | None = None,
         model: ModelConfig | None = None,
+        http: HttpConfig | None = None,
+        stage: str = "ready",
     ) -> None:
         self.engine = FakeEngine(script)
         shown = text or FakeText()
-        config = ServerConfig(limits=limits or LimitsConfig(), model=model or ModelConfig())
-        self.app = create_app(self.engine, lambda: shown, config, lambda: Stage(stage="ready"))
+        config = ServerConfig(
+            limits=limits or LimitsConfig(), model=model or ModelConfig(), http=http or HttpConfig()
+        )
+        self.app = create_app(self.engine, lambda: shown, config, lambda: Stage(stage=stage))
         self.client = openai.OpenAI(
             base_url="http://front/v1",
             api_key="none",
