@@ -181,6 +181,7 @@ def test_an_answer_can_be_sent_back(dumped: bool) -> None:
         ({"type": "reasoning", "encrypted_content": "gAAA"}, "input[0].encrypted_content", "null"),
         ("hi", "input[0]", "object"),
         ({"type": 3}, "input[0].type", "str"),
+        ({"type": None, "role": "user", "content": "a"}, "input[0].type", "null"),
     ],
 )
 def test_refused_items(item: object, param: str, said: str) -> None:

@@ -85,6 +85,14 @@ class ReasoningItem(_Item, tag="reasoning"):
     encrypted_content: Annotated[None, doc("null only: reasoning is sent in `content`")] = None
 
 
+_ITEMS = (MessageItem, FunctionCallItem, FunctionCallOutputItem, ReasoningItem)
+_PARTS = (InputText, GivenOutputText, GivenRefusal, GivenReasoningText)
+
+INPUT_NAMES = tuple(kind.__name__ for kind in (*_ITEMS, *_PARTS))
+"""Types in which every null counts as absent."""
+MESSAGE_NAME = MessageItem.__name__
+"""The type of items that say no type."""
+
 InputItem = MessageItem | FunctionCallItem | FunctionCallOutputItem | ReasoningItem
 
 
@@ -194,7 +202,7 @@ def _read_item(path: str, item: JsonValue) -> JsonValue:
             f"`{path}.type` is {printable(kind)!r}, supported are {', '.join(_ITEM_TYPES)}",
             field=f"{path}.type",
         )
-    read = {"type": "message", **_without_nulls(item)}
+    read = {"type": kind if "type" in item else "message", **_without_nulls(item)}
     for name in ("content", "output"):
         parts = item.get(name)
         if isinstance(parts, list):
