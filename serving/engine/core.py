@@ -11,9 +11,9 @@ from serving.config import EngineConfig, KVGroupConfig
 from serving.engine.kv_cache import KVCacheManager, cache_root
 from serving.engine.request import FINISH_REASONS, Request, RequestStatus, child_seed
 from serving.engine.scheduler import Scheduler
-from serving.engine.step_metrics import StepMetrics
+from serving.engine.step_metrics import StepMetrics, engine_stats
 from serving.errors import InvalidRequest, ModelError, NotFound, Overloaded, RequestError, WireError
-from serving.messages import AddRequest, Bucketed, EngineReady, EngineStats, SequenceOutput
+from serving.messages import AddRequest, EngineReady, EngineStats, SequenceOutput
 
 if TYPE_CHECKING:
     from serving.engine.executor import Executor
@@ -66,8 +66,6 @@ class EngineCore:
         self._compiling: dict[str, AddRequest] = {}
         self._pending: list[SequenceOutput] = []
         self._counters = {name: 0 for name in _COUNTERS}
-        self._num_steps = 0
-        self._forward_s = 0.0
         self._step_metrics = StepMetrics()
 
     # ------------------------------------------------------------ requests
@@ -196,8 +194,6 @@ class EngineCore:
         result = self._executor.execute(batch)
         executed_s = time.monotonic()
         outputs = self._scheduler.update(batch, result, executed_s)
-        self._num_steps += 1
-        self._forward_s += result.forward_s
         num_tokens = self._account(outputs)
         self._step_metrics.end(
             outputs,
@@ -232,24 +228,12 @@ class EngineCore:
         )
 
     def stats(self) -> EngineStats:
-        queue_s = self._scheduler.queue_s
-        return EngineStats(
-            num_steps=self._num_steps,
-            num_waiting=self._scheduler.num_waiting,
-            num_running=self._scheduler.num_running,
-            num_waiting_tokens=self._scheduler.num_waiting_tokens,
-            num_free_blocks=self._cache.num_free_blocks,
-            num_blocks=self._cache.num_blocks,
-            num_preemptions=self._scheduler.num_preemptions,
-            forward_s=self._forward_s,
-            queue_s=Bucketed(queue_s.shortened(), queue_s.total),
-            step=self._step_metrics.stats(
-                running_max_tokens=self._scheduler.running_max_tokens,
-                capacity_tokens=self._cache.num_blocks * self._config.block_size,
-                max_sequences=self._config.max_concurrent_requests,
-            ),
-            **self._counters,
+        step = self._step_metrics.stats(
+            running_max_tokens=self._scheduler.running_max_tokens,
+            capacity_tokens=self._cache.num_blocks * self._config.block_size,
+            max_sequences=self._config.max_concurrent_requests,
         )
+        return engine_stats(self._scheduler, step, self._counters)
 
     def check(self) -> None:
         """Raise if blocks or rows are not where the living requests say they are."""

@@ -1,17 +1,18 @@
-"""What the engine's steps took and did, counted for `/metrics`. Plain numbers, a few microseconds per step; knows neither
-requests nor how the numbers are shown.
+"""What the engine's steps took and did, counted for `/metrics`. Plain numbers, a few microseconds per step; does not know
+how the numbers are shown.
 
 A step that computes prompt tokens counts as TGI's `prefill`, any other as `decode`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 
 from serving.batch import ScheduledBatch
 from serving.buckets import BATCH_SIZE, DURATION_S, TOKENS_PER_STEP, BucketCounts
-from serving.messages import Bucketed, MethodStats, SequenceOutput, StepStats
+from serving.engine.scheduler import Scheduler
+from serving.messages import Bucketed, EngineStats, MethodStats, SequenceOutput, StepStats
 
 PREFILL = "prefill"
 DECODE = "decode"
@@ -96,6 +97,24 @@ class StepMetrics:
             capacity_tokens=capacity_tokens,
             max_sequences=max_sequences,
         )
+
+
+def engine_stats(scheduler: Scheduler, step: StepStats, counters: Mapping[str, int]) -> EngineStats:
+    """All that the engine tells about itself; `counters` are those of `EngineStats` that nobody else counts."""
+    cache = scheduler.cache
+    return EngineStats(
+        num_steps=sum(method.num_done for method in step.methods.values()),
+        num_waiting=scheduler.num_waiting,
+        num_running=scheduler.num_running,
+        num_waiting_tokens=scheduler.num_waiting_tokens,
+        num_free_blocks=cache.num_free_blocks,
+        num_blocks=cache.num_blocks,
+        num_preemptions=scheduler.num_preemptions,
+        forward_s=sum(method.forward_s.total for method in step.methods.values()),
+        queue_s=_bucketed(scheduler.queue_s),
+        step=step,
+        **counters,
+    )
 
 
 def _bucketed(counts: BucketCounts) -> Bucketed:
