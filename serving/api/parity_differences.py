@@ -148,5 +148,22 @@ OPENAI: tuple[Difference, ...] = (
     ("`seed`", "best effort", "the same request gives the same tokens"),
     ("Images, audio, files", "some models", "400: the models served here read and write text"),
     ("Reasoning", "hidden", "`reasoning_content`, as DeepSeek's and vLLM's servers have it"),
+    (
+        "State of `/v1/responses`",
+        "answers are stored unless `store` is false",
+        "an absent `store` means false; `previous_response_id`, `conversation`, `prompt` and items of the type "
+        "`item_reference` are refused",
+    ),
+    (
+        "Reasoning in `/v1/responses`",
+        "hidden, as a summary, or encrypted",
+        "items of the type `reasoning` with the whole text in `content`; sent back they reach the model where its "
+        "template shows `reasoning_content`, and are dropped elsewhere",
+    ),
+    (
+        "`allowed_tools` in `tool_choice`",
+        "the model is shown all tools",
+        "the model is shown the allowed ones",
+    ),
     ("Rate limits", "headers with counts", "429 with `retry-after`"),
 )

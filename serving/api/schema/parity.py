@@ -93,6 +93,10 @@ REFUSED: dict[str, dict[str, str]] = {
     },
     "responses": {
         **_REFUSED_ON_V1,
+        "bad_words": "/v1/chat/completions has `logit_bias`",
+        "allowed_token_ids": "/v1/chat/completions has `logit_bias`",
+        "structured_outputs": "use `text.format`",
+        "chat_template": "templates from requests are never run; start the server with the template",
         "previous_response_id": _NO_STATE + "; send the earlier items in `input`",
         "conversation": _NO_STATE + "; send the earlier items in `input`",
         "prompt": _NO_STATE + ", so it has no stored prompts; send `instructions` and `input`",
