@@ -77,9 +77,7 @@ CHEAP = {
     "long strings": schema({"type": "string", "minLength": 100_000}),
     "pattern bomb": schema({"type": "string", "pattern": "^(([a-z]{1,100}){1,100}){1,100}$"}),
     "tower": schema(_nested(60, "additionalProperties")),
-    "recursion": schema(
-        {"$defs": {"a": {"properties": {"x": {"$ref": "#/$defs/a"}}}}, "$ref": "#/$defs/a"}
-    ),
+    "recursion": schema({"$defs": {"a": {"properties": {"x": {"$ref": "#/$defs/a"}}}}, "$ref": "#/$defs/a"}),
     "ambiguous rules": lark('start: e\ne: e e e | e e | "a" | "aa"\n'),
     "empty loops": lark('start: x*\nx: y*\ny: "a"*\n'),
     "many properties": schema({"type": "object", "properties": {f"p{i}": {} for i in range(900)}}),
