@@ -48,7 +48,7 @@ def create_app(
     """`text` returns None until the engine's model folder is known and its tokenizer read."""
     app = Flask("serving", static_folder=None)
     metrics = metrics or ServerMetrics()
-    app.url_map.merge_slashes = False  # `//ping` is no other way to write `/ping`
+    app.url_map.merge_slashes = False  # `/v1//models` is a path of its own, and no redirect
     limit_bytes = config.limits.payload_limit_bytes
     app.extensions[EXTENSION] = ApiContext(
         config=config,

@@ -100,6 +100,11 @@ def test_the_key_opens_whatever_the_case_of_the_scheme(locked: Front, scheme: st
     assert locked.client.get("/generate", headers=headers).status_code == 405
 
 
+def test_slashes_are_neither_merged_nor_a_redirect(front: Front) -> None:
+    for path in ("/v1//models", "/api-doc//openapi.json", "/v1/models//"):
+        assert front.client.get(path).status_code == 404, path
+
+
 def test_the_body_is_not_read(locked: Front) -> None:
     class Unreadable(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
