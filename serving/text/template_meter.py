@@ -19,6 +19,9 @@ MAX_ITEMS = 250_000
 MAX_INTEGER_BITS = 1 << 16
 _BYTES_BETWEEN_LOOKS = 64 << 20
 _MAX_GROWTH_KIB = 256 << 10
+# Asking for the time costs more than a small operation: it is done once for many of them, or for one large one.
+_WORK_BETWEEN_LOOKS = 64
+_WORK_SHIFT = 12
 _SCALAR_SIZE = 8
 _SIZED = (str, bytes, list, tuple, dict, set, frozenset)
 
@@ -28,11 +31,12 @@ class Meter:
     a list that holds one text twice is as large as two. Every method raises `SecurityError` at a limit.
     """
 
-    __slots__ = ("_bytes_left", "_deadline_s", "_peak_kib", "_sizes", "max_output_chars", "max_size")
+    __slots__ = ("_bytes_left", "_deadline_s", "_peak_kib", "_sizes", "_work", "max_output_chars", "max_size")
 
     def __init__(self, *inputs: object) -> None:
         """Larger `inputs` may make more. They are JSON values: trees without cycles."""
         self._deadline_s = time.thread_time() + TIME_LIMIT_S
+        self._work = 0
         # Sizes of containers by identity. Kept with the container, so that no other can get its identity.
         self._sizes: dict[int, tuple[object, int]] = {}
         size = sum(self._measure(each) for each in inputs)
@@ -42,21 +46,27 @@ class Meter:
         self._bytes_left = _BYTES_BETWEEN_LOOKS + 64 * size
         self._peak_kib = _peak_kib()
 
-    def tick(self) -> None:
-        """Called with every operation."""
-        if time.thread_time() > self._deadline_s:
-            raise SecurityError(f"the template takes more than {TIME_LIMIT_S:g} s")
+    def tick(self, size: int = 0) -> None:
+        """Called with every operation, and the size of what it works on."""
+        self._work += 1 + (size >> _WORK_SHIFT)
+        if self._work >= _WORK_BETWEEN_LOOKS:
+            self._work = 0
+            if time.thread_time() > self._deadline_s:
+                raise SecurityError(f"the template takes more than {TIME_LIMIT_S:g} s")
 
     def keep(self, value: object) -> object:
         """Account for a value that an operation made; returns it."""
-        self.tick()
         if isinstance(value, _SIZED):
+            size = len(value) if type(value) is str else self._measure(value)
+            self.tick(size)
             self._bytes_left -= sys.getsizeof(value)
             if self._bytes_left < 0:
                 self._look_at_memory()
-            self.require_size(self._measure(value))
-        elif isinstance(value, int):
-            self.require_integer(value.bit_length())
+            self.require_size(size)
+        else:
+            self.tick()
+            if isinstance(value, int):
+                self.require_integer(value.bit_length())
         return value
 
     def size(self, value: object) -> int:

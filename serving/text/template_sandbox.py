@@ -214,9 +214,8 @@ def _metered_filter(name: str, func: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(func)
     def metered_filter(*args: Any, **kwargs: Any) -> Any:
         meter = current_meter()
-        meter.tick()
         given = list(args[first:])
-        meter.size(given[0])
+        meter.tick(meter.size(given[0]))
         if check is not None:
             check(meter, given, kwargs)
         return meter.keep(func(*args[:first], *given, **kwargs))
