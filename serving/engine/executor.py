@@ -84,7 +84,6 @@ class Executor(Protocol):
 
     def use_grammars(self, grammars: GrammarStore) -> None:
         """Where rank 0, which samples, finds the compiled grammars of its requests."""
-        ...
 
     def execute(self, batch: ScheduledBatch) -> StepResult:
         """One step on all ranks. Raises `RankDied` when it cannot be finished for that reason."""

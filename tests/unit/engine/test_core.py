@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from serving.config import EngineConfig, KVGroupConfig
 from serving.engine.core import EngineCore
 from serving.errors import InvalidRequest, ModelError, NotFound, Overloaded
 from serving.grammar.admission import Compiler, GrammarAdmission
+from serving.grammar.compiler import CompiledGrammar
 from serving.grammar.store import GrammarStore
 from serving.messages import AddRequest, SequenceOutput
-from serving.sampling_params import SamplingParams
+from serving.sampling_params import Grammar, SamplingParams
 from tests.unit.engine.simulated_worker import EOS, VOCAB, SimulatedWorker
 
 GROUPS = [KVGroupConfig(name="full")]
@@ -30,6 +32,9 @@ class SimulatedExecutor:
 
     def execute(self, batch: ScheduledBatch) -> StepResult:
         return self.worker.execute(batch)
+
+    def close(self) -> None:
+        """It holds nothing."""
 
 
 def _core(*, num_blocks: int = 40, compiler: Compiler | None = None, **changes: object) -> EngineCore:
@@ -195,3 +200,96 @@ def test_a_request_id_in_use_is_refused() -> None:
     _add(core, "a-1")
     with pytest.raises(InvalidRequest, match="in use"):
         _add(core, "a-1")
+
+
+class _HeldCompiler:
+    """Compiles when told to; a source of `bad` is refused."""
+
+    def __init__(self) -> None:
+        self.go = threading.Semaphore(0)
+
+    def try_apart(self, grammar: Grammar) -> None:
+        assert self.go.acquire(timeout=10.0)
+        if grammar.source == "bad":
+            raise InvalidRequest("`grammar` is refused: bad", field="grammar")
+
+    def compile(self, grammar: Grammar) -> CompiledGrammar:
+        return CompiledGrammar(grammar=grammar, prototype=None, num_bytes=10)
+
+    def close(self) -> None:
+        self.go.release(10)
+
+
+def _admitted(core: EngineCore, compiler: _HeldCompiler, count: int) -> dict[str, str]:
+    """What became of the next `count` requests whose grammar is compiled now."""
+    news = threading.Semaphore(0)
+    core.call_on_compiled(news.release)
+    compiler.go.release(count)
+    admissions: dict[str, str] = {}
+    while len(admissions) < count:
+        assert news.acquire(timeout=10.0)
+        for request_id, error in core.take_admissions():
+            admissions[request_id] = "" if error is None else error.message
+    return admissions
+
+
+def test_a_grammar_is_compiled_while_others_run_and_then_admitted_or_refused() -> None:
+    compiler = _HeldCompiler()
+    core = _core(compiler=compiler)
+    _add(core, "a-1", max_new_tokens=4)
+    _add(core, "a-2", grammar=Grammar(kind="regex", source="good"), max_new_tokens=3)
+    _add(core, "a-3", grammar=Grammar(kind="regex", source="bad"))
+    assert set(_run(core)) == {("a-1", 0)} and core.take_admissions() == []
+    with pytest.raises(InvalidRequest, match="in use"):
+        _add(core, "a-2")
+    assert _admitted(core, compiler, 2) == {"a-2": "", "a-3": "`grammar` is refused: bad"}
+    assert set(_run(core)) == {("a-2", 0)}
+    _add(core, "a-4", grammar=Grammar(kind="regex", source="good"), max_new_tokens=3)
+    assert set(_run(core)) == {("a-4", 0)}, "compiled already: admitted at once"
+    core.close()
+
+
+def test_requests_that_leave_or_fail_while_compiling_never_start() -> None:
+    compiler = _HeldCompiler()
+    core = _core(compiler=compiler)
+    for request_id in ("a-1", "b-1", "c-1"):
+        _add(core, request_id, grammar=Grammar(kind="regex", source=request_id), n=2)
+    with pytest.raises(Overloaded):
+        _add(core, "d-1")
+    core.abort("a-1")
+    core.abort_front("b")
+    failed = core.fail_all("the server is stopping")
+    assert [(o.request_id, o.finish_reason) for o in failed] == [("c-1", "error")]
+    compiler.go.release(3)
+    core.close()
+    assert core.take_admissions() == [] and not core.has_work()
+
+
+def test_grammars_that_are_switched_off_are_refused_by_name() -> None:
+    with pytest.raises(InvalidRequest, match="switched off") as caught:
+        _add(_core(), grammar=Grammar(kind="regex", source="a"))
+    assert caught.value.field == "grammar"
+
+
+def test_a_row_whose_grammar_gives_up_ends_alone() -> None:
+    core = _core()
+    _add(core, "a-1", max_new_tokens=30)
+    _add(core, "a-2", prompt=[20] * 5, max_new_tokens=30)
+    worker = core._executor.worker
+    execute = worker.execute
+
+    def failing(batch: ScheduledBatch) -> StepResult:
+        result = execute(batch)
+        gone = result.sampled.pop(0)
+        result.failed_rows = {gone.row: "too many items"}
+        return result
+
+    worker.execute = failing
+    first = core.step()
+    worker.execute = execute
+    ended = [output for output in first if output.finish_reason == "error"]
+    assert len(ended) == 1 and ended[0].error and "too complex" in ended[0].error.message
+    others = _run(core)
+    assert {news[-1].finish_reason for news in others.values()} <= {"length", "eos_token"}
+    stats = core.stats()
+    assert (stats.num_failed, stats.num_finished) == (1, 1)
