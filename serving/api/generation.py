@@ -15,9 +15,10 @@ from serving.api.connection import CHECK_INTERVAL_S, ClientConnection, ClientDis
 from serving.api.roles import EngineClient, OutputStream, SequenceText, TextProcessor, TokenText
 from serving.api.schema.generate import GenerateRequest
 from serving.buckets import DURATION_S, BucketCounts
-from serving.errors import Draining, IncompleteGeneration
+from serving.errors import Draining, IncompleteGeneration, InvalidRequest
 from serving.messages import RequestAccepted, SequenceOutput, TopToken
 
+_GRAMMAR = "grammar"
 _ENGINE_GAVE_UP = frozenset({"abort", "error"})
 
 
@@ -144,7 +145,7 @@ class Generation:
         )
         self._on_submitted()
         while not all(prompt.accepted for prompt in self.prompts):
-            news = self._next(self._stream)
+            news = self._first_news(self._stream)
             if isinstance(news, RequestAccepted):
                 self._by_id[news.request_id].accepted = True
             elif news is not None:
@@ -202,6 +203,18 @@ class Generation:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _first_news(self, stream: OutputStream) -> RequestAccepted | SequenceOutput | None:
+        """As `_next`; a refused grammar is named as the client named it."""
+        try:
+            return self._next(stream)
+        except InvalidRequest as error:
+            if error.field != _GRAMMAR:
+                raise
+            field = self.request.grammar_field
+            raise InvalidRequest(
+                error.message.replace(f"`{_GRAMMAR}`", f"`{field}`", 1), field=field
+            ) from None
+
     def _next(self, stream: OutputStream) -> RequestAccepted | SequenceOutput | None:
         now = time.monotonic()
         if now - self._checked >= CHECK_INTERVAL_S:
@@ -249,7 +262,8 @@ class Generation:
         timings.inference_s = max(timings.inference_s, output.inference_s)
         if output.seed is not None:
             sequence.seed = output.seed
-        prompt.num_cached_tokens = max(prompt.num_cached_tokens, output.num_cached_tokens)
+        if output.index == 0:  # the others share the first one's prompt, which is no hit
+            prompt.num_cached_tokens = max(prompt.num_cached_tokens, output.num_cached_tokens)
         if output.prompt_logprobs is not None:
             prompt.logprobs = output.prompt_logprobs
             prompt.top_tokens = output.prompt_top_tokens

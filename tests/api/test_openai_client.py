@@ -64,6 +64,17 @@ def test_chat_usage_counts_cached_tokens() -> None:
     assert usage.prompt_tokens_details.cached_tokens == 16
 
 
+def test_sharing_a_prompt_is_no_cache_hit() -> None:
+    def script(stream: FakeStream) -> None:
+        stream.accept()
+        stream.tokens("a", "length")
+        stream.tokens("b", "length", index=1, num_cached_tokens=19)
+
+    usage = OpenAIFront(script).client.chat.completions.create(model="", messages=HI, n=2).usage
+    assert usage is not None and usage.prompt_tokens_details is not None
+    assert usage.prompt_tokens_details.cached_tokens == 0
+
+
 def test_chat_stream() -> None:
     front = OpenAIFront(says("hellö"))
     chunks = list(

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from serving.config import LimitsConfig
+from serving.errors import InvalidRequest
 from serving.sampling_params import Grammar
-from tests.api.fake_engine import hello
-from tests.api.openai_client import BOTH, CHAT, OpenAIFront, ToolText, params, refusal
+from tests.api.fake_engine import FakeStream, hello
+from tests.api.openai_client import BODIES, BOTH, CHAT, COMPLETIONS, OpenAIFront, ToolText, params, refusal
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -106,6 +107,36 @@ def test_free_text(front: OpenAIFront, path: str) -> None:
 )  # fmt: skip
 def test_bad_formats(front: OpenAIFront, path: str, fields: dict[str, Any], param: str) -> None:
     assert refusal(front, path, fields)["param"] == param
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "fields", "field"),
+    [
+        (CHAT, {"guided_regex": "(("}, "guided_regex"),
+        (COMPLETIONS, {"guided_grammar": "x"}, "guided_grammar"),
+        (CHAT, {"response_format": {"type": "json_object"}}, "response_format"),
+        (COMPLETIONS, {"response_format": {"type": "json_object"}}, "response_format"),
+        (CHAT, {"tools": [TOOL], "tool_choice": "required", "response_format": {"type": "text"}}, "tools"),
+        (
+            "/generate",
+            {"inputs": "a", "parameters": {"grammar": {"type": "regex", "value": "(("}}},
+            "parameters.grammar",
+        ),
+    ],
+)
+def test_the_engines_refusal_names_the_clients_field(
+    path: str, fields: dict[str, Any], field: str, stream: bool
+) -> None:
+    def script(stream: FakeStream) -> None:
+        assert stream.request.params.grammar is not None
+        stream.put(InvalidRequest("`grammar` is refused: no", field="grammar"))
+
+    front = OpenAIFront(script, text=ToolText())
+    response = front.app.test_client().post(path, json={**BODIES.get(path, {}), **fields, "stream": stream})
+    error = response.json["error"]
+    assert f"`{field}` is refused: no" in (error if path == "/generate" else error["message"])
+    assert path == "/generate" or (response.status_code, error["param"]) == (400, field)
 
 
 def test_formats_and_tools_exclude_each_other() -> None:

@@ -29,9 +29,10 @@ from serving.api.schema.openai_chat import (
     refuse_other_parts,
     to_chat_request,
 )
+from serving.api.schema.openai_formats import asked_field
 from serving.api.schema.openai_sampling import SamplingFields, max_new_tokens, sampling_params
 from serving.api.streaming import Framing
-from serving.errors import ContextTooLong, InvalidRequest
+from serving.errors import ContextTooLong
 from serving.text.answer import AnswerDelta
 from serving.text.chat import ChatRequest, PreparedChat
 
@@ -74,7 +75,7 @@ def answer(call: Call, *, any_model: bool = False) -> Response:
         limits,
         token_limit=fields.token_limit,
         num_top_logprobs=fields.num_top_logprobs,
-        forces_call=fields.tool_choice not in (None, "auto"),
+        grammar_field=asked_field(fields, fields.response_format) or "tools",
     )
     generation = call.generation(request, keep_tokens=False)
     if fields.streams:
@@ -117,17 +118,12 @@ def generate_request(
     *,
     token_limit: tuple[str, int | None],
     num_top_logprobs: int,
-    forces_call: bool,
+    grammar_field: str,
 ) -> GenerateRequest:
-    """`token_limit` is the field that limits the answer, and its value. Raises `InvalidRequest`."""
-    grammar = prepared.grammar
-    if grammar is not None and not limits.grammar_support:
-        if forces_call:
-            raise InvalidRequest(
-                "`tool_choice`: forced tool calls need grammars, which are switched off on this server",
-                field="tool_choice",
-            )
-        grammar = None
+    """`token_limit` is the field that limits the answer, and its value; `grammar_field` the one that asks for a grammar.
+
+    Raises `ContextTooLong` or `InvalidRequest`.
+    """
     field, wanted = token_limit
     new_tokens = max_new_tokens(
         wanted,
@@ -139,9 +135,12 @@ def generate_request(
     return GenerateRequest(
         inputs=prepared.prompt_text,
         prompt_token_ids=prepared.prompt_token_ids,
-        params=sampling_params(fields, new_tokens=new_tokens, grammar=grammar, top_n_tokens=num_top_logprobs),
+        params=sampling_params(
+            fields, new_tokens=new_tokens, grammar=prepared.grammar, top_n_tokens=num_top_logprobs
+        ),
         return_full_text=False,
         stream=fields.streams,
+        grammar_field=grammar_field,
     )
 
 

@@ -25,7 +25,7 @@ from serving.api.schema.openai_completions import (
     check_completion,
     read_prompts,
 )
-from serving.api.schema.openai_formats import grammar_of
+from serving.api.schema.openai_formats import asked_field, grammar_of
 from serving.api.schema.openai_sampling import max_new_tokens, sampling_params
 from serving.api.streaming import Framing
 
@@ -100,6 +100,7 @@ def _generate_request(fields: CompletionRequest, prompt: Prompt, limits: Limits)
         ),
         return_full_text=bool(fields.echo),
         stream=fields.streams,
+        grammar_field=asked_field(fields, fields.response_format) or "response_format",
     )
 
 

@@ -146,7 +146,7 @@ def answer(call: Call) -> flask.Response:
             call.serving.limits,
             token_limit=("max_output_tokens", fields.max_output_tokens),
             num_top_logprobs=fields.num_top_logprobs or 0,
-            forces_call=fields.forces_call,
+            grammar_field="tools" if fields.tools else "text.format",
         )
     except ContextTooLong as error:
         field = "input" if error.field == "messages" else error.field

@@ -148,6 +148,7 @@ def to_generate_request(
         details=parameters.details or parameters.decoder_input_details,
         prompt_logprobs=parameters.decoder_input_details,
         stream=stream,
+        grammar_field="parameters.grammar",
     )
 
 

@@ -46,6 +46,14 @@ def check_formats(fields: SamplingFields, response_format: dict[str, Any] | None
         )
 
 
+def asked_field(fields: SamplingFields, response_format: dict[str, Any] | None) -> str | None:
+    """The field that asks for a grammar, in a checked request."""
+    asked = next((name for name in _GUIDED if getattr(fields, name) is not None), None)
+    if asked is None and response_format is not None and response_format.get("type") != "text":
+        return _FIELD
+    return asked
+
+
 def grammar_of(fields: SamplingFields, response_format: dict[str, Any] | None) -> Grammar | None:
     """What the answer has to match; None for free text."""
     if fields.guided_json is not None:

@@ -163,13 +163,6 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
         return self.top_logprobs or 0 if LOGPROBS in (self.include or ()) else None
 
     @property
-    def forces_call(self) -> bool:
-        choice = self.tool_choice
-        if isinstance(choice, AllowedTools):
-            return choice.mode == "required"
-        return choice == "required" or isinstance(choice, ChosenFunction)
-
-    @property
     def offered_tools(self) -> list[FunctionTool]:
         """Those that may be called."""
         tools = self.tools or []
