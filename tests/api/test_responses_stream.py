@@ -97,9 +97,9 @@ TEXTS = st.lists(
 ).map("".join)
 
 
-def check_stream(text: str, cut: int, finish: str) -> None:
+def check_stream(front: OpenAIFront, text: str, cut: int, finish: str) -> None:
     fields: dict[str, Any] = {"tools": [WEATHER], "include": ["message.output_text.logprobs"], "input": "hi"}
-    front = OpenAIFront(says(text, cut=cut, finish=finish), text=ToolText(thinks=True))
+    front.engine.script = says(text, cut=cut, finish=finish)
     events = events_of(front, **fields)
     final = events[-1]["response"]
     assert events[-1]["type"] == ("response.incomplete" if finish == "length" else "response.completed")
@@ -114,18 +114,24 @@ def check_stream(text: str, cut: int, finish: str) -> None:
         part = item if item["type"] == "function_call" else item["content"][0]
         assert items.get(index, "") == part.get("arguments", part.get("text"))
         assert logprobs.get(index, []) == part.get("logprobs", [])
-    whole = OpenAIFront(says(text, cut=1 + cut % 7, finish=finish), text=ToolText(thinks=True))
-    answer = whole.app.test_client().post("/v1/responses", json=fields)
+        if item["type"] == "message":
+            assert (
+                bytes(byte for token in part["logprobs"] for byte in token["bytes"]).decode() == part["text"]
+            )
+    front.engine.script = says(text, cut=1 + cut % 7, finish=finish)
+    answer = front.app.test_client().post("/v1/responses", json=fields)
     assert answer.json is not None
     assert plain(answer.json) == plain(final)
     Response.model_validate(final, strict=True)
 
 
 def test_stream_is_the_whole_answer(full: bool) -> None:
-    @settings(max_examples=5000 if full else 60, deadline=None)
+    front = OpenAIFront(text=ToolText(thinks=True))
+
+    @settings(max_examples=2000 if full else 60, deadline=None)
     @given(TEXTS, st.integers(1, 40), st.sampled_from(["eos_token", "length"]))
     def check(text: str, cut: int, finish: str) -> None:
-        check_stream(text or "a", cut, finish)
+        check_stream(front, text or "a", cut, finish)
 
     check()
 

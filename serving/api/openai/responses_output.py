@@ -179,15 +179,15 @@ class OutputItems:
     def _show(self, delta: AnswerDelta, events: list[StreamEvent]) -> None:
         self._waiting += delta.tokens
         if delta.reasoning:
-            self.num_reasoning_tokens += self._num_waiting
-            self._shown()
+            before = self._num_waiting
+            self._take_waiting(delta.reasoning)
+            self.num_reasoning_tokens += before - self._num_waiting
             events.append(self._reasoning(events).add(delta.reasoning))
         if delta.content:
-            logprobs = self._logprobs()
-            self._shown()
-            events.append(self._message(events).add(delta.content, logprobs))
+            tokens = self._take_waiting(delta.content)
+            events.append(self._message(events).add(delta.content, self._logprobs(tokens)))
         for piece in delta.tool_calls:
-            self._shown()
+            self._waiting, self._num_waiting = [], 0
             call = self._call(piece, events)
             if piece.arguments:
                 events.append(call.add(piece.arguments))
@@ -195,16 +195,30 @@ class OutputItems:
     def _finish(self, events: list[StreamEvent]) -> None:
         if self._open is None and not self._ended:
             self._message(events)  # an answer of nothing is a message of nothing
-        if isinstance(self._open, _Message) and (logprobs := self._logprobs()):
-            events.append(self._open.add("", logprobs))
         self._close(events, "incomplete" if self.cut_off else "completed")
 
-    def _shown(self) -> None:
-        self._waiting.clear()
-        self._num_waiting = 0
+    def _take_waiting(self, shown: str) -> list[TokenText]:
+        """The waiting tokens that `shown` consists of. What stands before them are markers that nobody sees; what stands
+        behind them goes on waiting.
+        """
+        text = "".join(token.text for token in self._waiting)
+        start = 0 if text.startswith(shown) else max(0, text.rfind(shown))
+        end = start + len(shown)
+        taken: list[TokenText] = []
+        rest: list[TokenText] = []
+        position = 0
+        for token in self._waiting:
+            # A token without text begins the character that the next one ends.
+            if position >= end:
+                rest.append(token)
+            elif position >= start:
+                taken.append(token)
+            position += len(token.text)
+        self._waiting, self._num_waiting = rest, len(rest)
+        return taken
 
-    def _logprobs(self) -> list[TokenLogprob]:
-        asked = chat_logprobs(self._waiting, self._answer.vocabulary, self._answer.num_top_logprobs)
+    def _logprobs(self, tokens: Sequence[TokenText]) -> list[TokenLogprob]:
+        asked = chat_logprobs(tokens, self._answer.vocabulary, self._answer.num_top_logprobs)
         return [] if asked is None else asked.content or []
 
     def _message(self, events: list[StreamEvent]) -> _Message:
