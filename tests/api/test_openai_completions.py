@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from serving.messages import TopToken
+from serving.messages import SequenceOutput, TopToken
+from tests.api.fake_engine import FakeStream
 from tests.api.openai_client import OpenAIFront, letters, says
 
 
@@ -101,3 +102,24 @@ def test_only_the_prompt(stream: bool) -> None:
         assert (choice.logprobs.tokens, choice.logprobs.token_logprobs) == (["a", "b"], [None, -1.0])
         usage = answer.usage
     assert usage is not None and (usage.completion_tokens, usage.total_tokens) == (0, 2)
+
+
+def test_parts_of_characters_are_named_by_their_bytes() -> None:
+    def script(stream: FakeStream) -> None:
+        stream.accept()
+        stream.put(
+            SequenceOutput(
+                request_id=stream.request.request_id,
+                token_ids=list("ö".encode()),
+                logprobs=[-1.0, -2.0],
+                top_tokens=[[TopToken(0xC4, -0.5), TopToken(97, -0.75)], [TopToken(0xB6, -2.0)]],
+                finish_reason="length",
+            )
+        )
+
+    choice = OpenAIFront(script).client.completions.create(model="demo", prompt="a", logprobs=2).choices[0]
+    assert choice.text == "ö" and choice.logprobs is not None and choice.logprobs.tokens == ["", "ö"]
+    assert choice.logprobs.top_logprobs == [
+        {"bytes:\\xc4": -0.5, "a": -0.75, "bytes:\\xc3": -1.0},
+        {"bytes:\\xb6": -2.0},
+    ]

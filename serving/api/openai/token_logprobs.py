@@ -65,12 +65,19 @@ class CompletionColumns:
 
     def _top(self, token: TokenText) -> dict[str, float]:
         """The likeliest tokens and the chosen one, so up to one more than asked for."""
-        likeliest = {top.text: _finite(top.logprob) for top in (token.top or ())[: self._num_top]}
-        return {**likeliest, spell(self._vocabulary, token.id): _finite(token.logprob)}
+        likeliest = {self._name(top.id): _finite(top.logprob) for top in (token.top or ())[: self._num_top]}
+        return {**likeliest, self._name(token.id): _finite(token.logprob)}
 
     def _top_of_prompt(self, token: PromptTokenText, likeliest: Sequence[TopToken]) -> dict[str, float]:
-        top = {spell(self._vocabulary, each.id): _finite(each.logprob) for each in likeliest[: self._num_top]}
-        return {**top, spell(self._vocabulary, token.id): _finite(token.logprob or 0.0)}
+        top = {self._name(each.id): _finite(each.logprob) for each in likeliest[: self._num_top]}
+        return {**top, self._name(token.id): _finite(token.logprob or 0.0)}
+
+    def _name(self, token_id: int) -> str:
+        """As OpenAI does: part of a character is named by its bytes, so that two such tokens stay two."""
+        data = _bytes(token_id, self._vocabulary)
+        if _is_text(data):
+            return data.decode()
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
 def joined(first: CompletionLogprobs, second: CompletionLogprobs) -> CompletionLogprobs:
