@@ -72,6 +72,12 @@ def v1_operations() -> tuple[Operation, ...]:
             errors=_ERRORS,
             error_types=OPENAI_ERRORS,
         ),
+        *_model_operations(),
+    )
+
+
+def _model_operations() -> tuple[Operation, ...]:
+    return (
         Operation(
             method="get",
             path="/v1/models",

@@ -61,7 +61,7 @@ def test_answers_are_as_documented(
     operation = schemas[unknown][path][method]
 
     @hypothesis.settings(
-        max_examples=1000 if full else 40,
+        max_examples=1000 if full else 20,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.explicit, Phase.generate],
     )
