@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _rate(llm: LLM, options: argparse.Namespace, grammar: Grammar | None) -> float:
     params = [
-        SamplingParams(max_new_tokens=options.tokens, ignore_eos=True, seed=seed, grammar=grammar)
+        # Under this schema no text can end within its tokens.
+        SamplingParams(max_new_tokens=options.tokens, ignore_eos=grammar is None, seed=seed, grammar=grammar)
         for seed in range(options.requests)
     ]
     started_s = time.perf_counter()

@@ -41,6 +41,8 @@ _LIMITS = LLParserLimits(
 _ENTRY_BYTES = 256 * 1024
 _BYTES_PER_SOURCE_BYTE = 24
 _MAX_MESSAGE_CHARS = 300
+_MAX_FORCED_TEXTS = 4096
+_MAX_FORCED_CHARS = 256
 
 
 @dataclass(slots=True, frozen=True, eq=False, weakref_slot=True)
@@ -141,17 +143,24 @@ class _TokenTable:
         self.special_token_ids = sorted(special)
         self.tokens = tokens
         self._encode = encode
+        self._forced: dict[str, list[int]] = {}  # every row and step asks for the same few
         self._ids = {piece: i for i, piece in enumerate(tokens) if piece and i not in special}
         self._longest = max(map(len, self._ids), default=1)
 
     def __call__(self, text: str) -> list[int]:
         """Tokens of forced text. Exact to the byte: a tokenizer that adds or changes something is not followed."""
+        if (known := self._forced.get(text)) is not None:
+            return known
         ids = self._encode(text)
         wanted = text.encode()
         exact = all(i < len(self.tokens) and i not in self.special_token_ids for i in ids)
-        if exact and b"".join(self.tokens[i] for i in ids) == wanted:
-            return ids
-        return self._longest_matches(wanted)
+        if not exact or b"".join(self.tokens[i] for i in ids) != wanted:
+            ids = self._longest_matches(wanted)
+        if len(self._forced) >= _MAX_FORCED_TEXTS:
+            self._forced.clear()
+        if len(text) <= _MAX_FORCED_CHARS:
+            self._forced[text] = ids
+        return ids
 
     def _longest_matches(self, text: bytes) -> list[int]:
         ids, position = [], 0
