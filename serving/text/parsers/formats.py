@@ -12,13 +12,15 @@ from serving.errors import ToolError
 from serving.sampling_params import Grammar
 from serving.text.parsers.blocks import CallBlock
 from serving.text.parsers.call_grammars import AnswerShape
-from serving.text.parsers.lark import LarkGrammar
+from serving.text.parsers.lark import LarkGrammar, num_schema_bytes
 from serving.text.parsers.reasoning import ReasoningFormat
 from serving.text.parsers.splitter import CallSplitter, CallSyntax
 from serving.text.parsers.tools import Tool
 
-# The engine refuses larger ones. Where no call is forced, the model is trusted instead.
-MAX_FREE_GRAMMAR_BYTES = 64 * 1024
+# The engine refuses grammars over 64 KiB. Where no call is forced, the model is trusted instead.
+MAX_FREE_GRAMMAR_BYTES = 60 * 1024
+# What a tool takes up besides its schema, about.
+_TOOL_BYTES = 256
 
 _LETTERS = string.ascii_letters + string.digits
 
@@ -57,7 +59,7 @@ class ToolFormat:
             if forced:
                 raise ToolError("Tool error: `tool_choice` asks for a call, but `tools` is empty")
             return None
-        if not forced and not self._triggered:
+        if not forced and not self._guides(tools):
             return None
         lark = LarkGrammar({**self.special_ids, **({} if reasoning is None else reasoning.special_ids)})
         before = "" if reasoning is None else reasoning.before(lark, prompt_text)
@@ -66,8 +68,7 @@ class ToolFormat:
         allowed = [*self._free_tokens(), *(reasoning.markers if reasoning is not None else ())]
         answer = self.shape.triggered(lark, tools, parallel=parallel, allowed=allowed)
         # Reasoning that is not certain to come is text among other text.
-        grammar = lark.build(f"{before} ({answer})" if before and not before.endswith("?") else answer)
-        return grammar if len(grammar.source.encode()) <= MAX_FREE_GRAMMAR_BYTES else None
+        return lark.build(f"{before} ({answer})" if before and not before.endswith("?") else answer)
 
     def instructions(self, tools: Sequence[Tool], tool_prompt: str | None = None) -> str:
         """Text to add to the last user message when a template shows no tools: a line that separates, the tools as
@@ -97,7 +98,7 @@ class ToolFormat:
             lambda: self.new_block(names),
             self.new_id,
             special=self.special_ids,
-            guided=constrained and (forced or self._triggered),
+            guided=constrained and (forced or self._guides(tools)),
             guided_bare=constrained and forced,
         )
 
@@ -106,9 +107,12 @@ class ToolFormat:
         """Every text that may be a special token of a model and means something to this format."""
         return (*self.syntax.markers, self.shape.trigger, *_ANSWER_FRAMES)
 
-    @property
-    def _triggered(self) -> bool:
-        return bool(self.shape.trigger) or self.shape.auto_trigger in self.special_ids
+    def _guides(self, tools: Sequence[Tool]) -> bool:
+        """Whether calls in free answers are held to a grammar: there is a mark for them and room for the schemas."""
+        if not self.shape.trigger and self.shape.auto_trigger not in self.special_ids:
+            return False
+        num_bytes = sum(_TOOL_BYTES + num_schema_bytes(tool.parameters) for tool in tools)
+        return num_bytes <= MAX_FREE_GRAMMAR_BYTES
 
     def _free_tokens(self) -> list[str]:
         """Special tokens that mean nothing to us where a model writes text around its answers."""

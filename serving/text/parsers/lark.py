@@ -124,6 +124,11 @@ def _regex(text: str) -> str:
     return "".join(char if char.isalnum() else f"\\x{{{ord(char):x}}}" for char in text)
 
 
+def num_schema_bytes(schema: Mapping[str, object]) -> int:
+    """How much of a grammar `schema` takes up."""
+    return len(json.dumps(_constraints(schema)))
+
+
 def _constraints(schema: Mapping[str, object]) -> dict[str, object]:
     """The schema without its descriptions, which are most of it and would count against the size of a grammar."""
     kept: dict[str, object] = {}

@@ -15,7 +15,7 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from serving.errors import ToolError
 from serving.sampling_params import Grammar
-from serving.text.parsers import ReasoningFormat, ToolFormat, offered_tools
+from serving.text.parsers import ReasoningFormat, ToolFormat, new_parser, offered_tools
 from tests.unit.text.parsers.answers import FORMATS, REASONING, TOOLS, function, read
 
 SCHEMAS: dict[str, Any] = {tool.name: tool.parameters for tool in TOOLS}
@@ -253,4 +253,8 @@ def test_tools_too_large_for_a_grammar_are_offered_without_one() -> None:
     schema = {"properties": {f"argument_{n}": {"type": "string"} for n in range(40)}}
     tools = offered_tools([function(f"f{n}", schema) for n in range(128)])
     assert FORMATS["hermes"].grammar(tools, forced=False, parallel=True) is None
+    # Nor does a reader that is told of a grammar believe in one.
+    parser = new_parser(FORMATS["hermes"], tools, constrained=True)
+    assert parser is not None
+    assert not parser.push('<tool_call>{"name": "f1", "arguments": {"a').tool_calls
     assert FORMATS["hermes"].grammar(tools[:8], forced=False, parallel=True) is not None

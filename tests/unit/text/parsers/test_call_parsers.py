@@ -246,7 +246,9 @@ HOSTILE += [
 def test_hostile_outputs_take_linear_time(name: str, full: bool) -> None:
     num_chars = 200_000 if full else 20_000
     for repeated in HOSTILE:
-        for before in ("", WRITERS[name]([("ping", {"a": "XX"})]).partition("X")[0]):
+        # Single characters are worst inside of a call's arguments, the rest where calls begin.
+        before_call = WRITERS[name]([("ping", {"a": "XX"})]).partition("X")[0]
+        for before in ("", before_call) if len(repeated) == 1 else ("",):
             text = (before + repeated * num_chars)[:num_chars]
             for length in (4, num_chars):
                 pieces = [text[n : n + length] for n in range(0, num_chars, length)]
