@@ -1,4 +1,6 @@
-"""Today's `openai` client on `/v1/completions`: several prompts, echo, log-probabilities."""
+"""Today's `openai` client on `/v1/completions`: several prompts, echo, log-probabilities; and what both OpenAI routes do
+while nothing can be shown, when one choice ends early and when the client leaves.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from serving.config import HttpConfig
 from serving.messages import SequenceOutput, TopToken
 from tests.api.fake_engine import FakeStream
-from tests.api.openai_client import OpenAIFront, letters, says
+from tests.api.openai_client import BODIES, BOTH, OpenAIFront, letters, says
 
 
 def test_completion() -> None:
@@ -123,3 +126,46 @@ def test_parts_of_characters_are_named_by_their_bytes() -> None:
         {"bytes:\\xc4": -0.5, "a": -0.75, "bytes:\\xc3": -1.0},
         {"bytes:\\xb6": -2.0},
     ]
+
+
+@pytest.mark.parametrize("path", BOTH)
+def test_silence_is_filled_while_text_is_held_back(path: str) -> None:
+    def script(stream: FakeStream) -> None:
+        stream.accept()
+        stream.tokens("a!")
+
+    front = OpenAIFront(script, http=HttpConfig(heartbeat_s=0.3))
+    body = {**BODIES[path], "stream": True, "stop": "!!"}
+    response = front.app.test_client().post(path, json=body, buffered=False)
+    chunks = iter(response.response)
+    assert next(chunks) == b""
+    first = bytes(next(chunks))
+    assert b'"a"' in first and b"!" not in first
+    assert next(chunks) == b":\n\n"
+    front.engine.streams[0].tokens("b", "length")
+    assert b'"!b"' in b"".join(chunks)
+    response.close()
+    assert front.engine.aborted == []
+
+
+@pytest.mark.parametrize("path", BOTH)
+def test_a_choice_that_stops_early_is_aborted_alone(path: str) -> None:
+    def script(stream: FakeStream) -> None:
+        stream.accept()
+        stream.tokens("a!")
+        stream.tokens("bc", "length", index=1)
+
+    front = OpenAIFront(script)
+    response = front.app.test_client().post(path, json={**BODIES[path], "n": 2, "stop": "!"})
+    assert [choice["finish_reason"] for choice in response.json["choices"]] == ["stop", "length"]
+    assert front.engine.aborted[0] == (front.engine.requests[0].request_id, 0)
+
+
+@pytest.mark.parametrize("path", BOTH)
+def test_a_client_that_leaves_frees_the_engine(path: str) -> None:
+    front = OpenAIFront(lambda stream: stream.accept())
+    response = front.app.test_client().post(path, json={**BODIES[path], "stream": True}, buffered=False)
+    assert next(iter(response.response)) == b""
+    response.close()
+    assert front.engine.streams[0].closed
+    assert front.engine.aborted == [(front.engine.requests[0].request_id, None)]
