@@ -25,6 +25,10 @@ _KEY_SCHEME = "api_key"
 _ANY_REQUEST = (400, 405, 414, 431, 500)
 """Malformed HTTP, a wrong method, too long a line, too long headers, our own fault."""
 
+_NULL = {"type": "null"}
+_TYPE_MAY_BE_ABSENT = (MESSAGE_NAME, "InputText", "GivenReasoningText", "GivenSummaryText", "ChosenFunction")
+"""Their `type` says nothing that their place does not say."""
+
 _MEANINGS = {
     400: "The request is not one: malformed HTTP or JSON",
     401: "No API key, or a wrong one",
@@ -194,11 +198,10 @@ def apply_limits(components: Json, config: ServerConfig) -> None:
     if config.http.unknown_parameters == "refuse":
         for name in ("NativeRequest", "NativeStreamableRequest", "TokenizeRequest", "NativeParameters"):
             components[name]["additionalProperties"] = False
-    for name in ("ChatCompletionRequest", "CompletionRequest", "ResponsesRequest"):
-        components[name]["additionalProperties"] = {"type": "null"}  # what is null counts as absent
-    for name in INPUT_NAMES:
-        components[name]["additionalProperties"] = {"type": "null"}
-    components[MESSAGE_NAME]["required"].remove("type")  # an item without a type is a message
-    for name in ("ChatCompletionRequest", "CompletionRequest"):
-        components[name]["properties"]["n"]["minimum"] = 1
-        components[name]["properties"]["n"]["maximum"] = limits.max_n
+        components["ChatTokenizeRequest"]["additionalProperties"] = _NULL
+    for name in ("ChatCompletionRequest", "CompletionRequest", "ResponsesRequest", *INPUT_NAMES):
+        components[name]["additionalProperties"] = _NULL  # what is null counts as absent
+    for name in ("ChatCompletionRequest", "CompletionRequest", "ChatTokenizeRequest"):
+        components[name]["properties"]["n"] |= {"minimum": 1, "maximum": limits.max_n}
+    for name in _TYPE_MAY_BE_ABSENT:
+        components[name]["required"] = [field for field in components[name]["required"] if field != "type"]

@@ -18,8 +18,7 @@ from serving.api.openapi_operation import (
 )
 from serving.api.schema.info import Info, Unhealthy
 from serving.api.schema.native import NativeRequest, NativeStreamableRequest
-from serving.api.schema.openai_chat import ChatCompletionRequest
-from serving.api.schema.tokenize import ChatTokenizeReply, TokenizedText, TokenizeRequest
+from serving.api.schema.tokenize import ChatTokenizeReply, ChatTokenizeRequest, TokenizedText, TokenizeRequest
 
 GENERATION_ERRORS = (*BODY_ERRORS, 404, 424)
 _EXAMPLE = {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 20}}
@@ -115,7 +114,7 @@ def _token_operations() -> tuple[Operation, ...]:
             name="chat_tokenize",
             tag="Text Generation Inference",
             summary="The prompt that a chat becomes, and its tokens",
-            bodies=(ChatCompletionRequest,),
+            bodies=(ChatTokenizeRequest,),
             example=CHAT_EXAMPLE,
             answer=Answer("The prompt and its tokens", {JSON: (ChatTokenizeReply,)}, _IGNORED),
             errors=BODY_ERRORS,

@@ -13,7 +13,6 @@ from serving.api.offload import run_aside
 from serving.api.readiness import Serving
 from serving.api.roles import TextProcessor
 from serving.api.schema.openai_chat import (
-    ChatCompletionRequest,
     check_chat,
     refuse_other_parts,
     to_chat_request,
@@ -21,6 +20,7 @@ from serving.api.schema.openai_chat import (
 from serving.api.schema.parity import REFUSED
 from serving.api.schema.tokenize import (
     ChatTokenizeReply,
+    ChatTokenizeRequest,
     TokenizedText,
     TokenizeRequest,
     check_length,
@@ -50,10 +50,10 @@ def chat_tokenize() -> Response:
     for name in given:
         if name in REFUSED["chat"]:
             raise InvalidRequest(f"`{name}` is not supported: {REFUSED['chat'][name]}", field=name)
-    ignored = [header_safe(name) for name in unknown_fields(given, ChatCompletionRequest)]
+    ignored = [header_safe(name) for name in unknown_fields(given, ChatTokenizeRequest)]
     refuse_unknown(ignored, context().config.http)
     refuse_other_parts(given)
-    fields = convert(given, ChatCompletionRequest)
+    fields = convert(given, ChatTokenizeRequest)
     check_chat(fields, serving.limits)
     chat = to_chat_request(fields)
 

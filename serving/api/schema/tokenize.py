@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from serving.api.schema.openai_chat import ChatCompletionRequest
 from serving.errors import InvalidRequest
 from serving.vocabulary import Vocabulary
 
@@ -20,6 +21,10 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
 
     inputs: Annotated[str, Meta(description="the text", extra_json_schema={"maxLength": MAX_CHARS})]
     parameters: dict[str, Any] | UnsetType = UNSET
+
+
+class ChatTokenizeRequest(ChatCompletionRequest, kw_only=True):
+    """Body of `POST /chat_tokenize`: that of `/v1/chat/completions`. Fields that nobody knows are named, not refused."""
 
 
 class TokenizedText(msgspec.Struct, frozen=True):
