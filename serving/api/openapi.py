@@ -204,4 +204,6 @@ def apply_limits(components: Json, config: ServerConfig) -> None:
     for name in ("ChatCompletionRequest", "CompletionRequest", "ChatTokenizeRequest"):
         components[name]["properties"]["n"] |= {"minimum": 1, "maximum": limits.max_n}
     for name in _TYPE_MAY_BE_ABSENT:
-        components[name]["required"] = [field for field in components[name]["required"] if field != "type"]
+        component = components[name]
+        component["required"] = [field for field in component["required"] if field != "type"]
+        component["properties"]["type"] = {"anyOf": [component["properties"]["type"], _NULL]}
