@@ -88,11 +88,14 @@ def test_logprobs(client: OpenAI) -> None:
     assert logprobs.token_logprobs is not None and all(
         value <= 0 for value in logprobs.token_logprobs if value
     )
-    assert all(len(top) >= 2 and token in top for token, top in zip(logprobs.tokens, logprobs.top_logprobs))
+    assert all(
+        len(top) >= 2 and token in top
+        for token, top in zip(logprobs.tokens, logprobs.top_logprobs, strict=True)
+    )
     offsets = logprobs.text_offset or []
-    assert [STORY[offset:].startswith(token) for offset, token in zip(offsets, logprobs.tokens)] == [
-        True
-    ] * 10
+    assert [
+        STORY[offset:].startswith(token) for offset, token in zip(offsets, logprobs.tokens, strict=True)
+    ] == [True] * 10
 
 
 def test_echo(client: OpenAI) -> None:
