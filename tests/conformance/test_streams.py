@@ -20,6 +20,9 @@ from tests.conformance.conftest import (
     Json,
 )
 
+# /invocations takes the same way as the routes it leads to; every third request shows that.
+EVERY = 3
+
 NATIVE: list[Json] = [
     {},
     {"max_new_tokens": 300},
@@ -78,12 +81,20 @@ COMPLETIONS: list[Json] = [
 ]
 
 
+def _cases(requests: list[Json], path: str, *others: str) -> list[Any]:
+    """Each request on `path`, and some on each other path."""
+    asked = [(fields, path) for fields in requests]
+    asked += [(fields, other) for shift, other in enumerate(others) for fields in requests[shift::EVERY]]
+    return [
+        pytest.param(fields, route, id=f"{route}-{','.join(fields) or 'none'}") for fields, route in asked
+    ]
+
+
 def _tokens(events: list[Json]) -> list[Json]:
     return [event["token"] for event in events]
 
 
-@pytest.mark.parametrize("path", ["/generate", "/", "/invocations"])
-@pytest.mark.parametrize("parameters", NATIVE, ids=lambda given: ",".join(given) or "none")
+@pytest.mark.parametrize(("parameters", "path"), _cases(NATIVE, "/generate", "/", "/invocations"))
 def test_native(endpoint: Endpoint, parameters: Json, path: str) -> None:
     for inputs in NATIVE_INPUTS if path == "/generate" else NATIVE_INPUTS[:1]:
         body = {"inputs": inputs, "parameters": {"max_new_tokens": 20, "details": True, **parameters}}
@@ -121,8 +132,7 @@ def _joined_choices(chunks: list[Json]) -> dict[int, Json]:
     return choices
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/invocations"])
-@pytest.mark.parametrize("fields", CHAT, ids=lambda given: ",".join(given))
+@pytest.mark.parametrize(("fields", "path"), _cases(CHAT, "/v1/chat/completions", "/invocations"))
 def test_chat(endpoint: Endpoint, fields: Json, path: str) -> None:
     body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 40, **fields}
     whole = endpoint.ask(path, body)
@@ -144,8 +154,7 @@ def test_chat(endpoint: Endpoint, fields: Json, path: str) -> None:
     _assert_same_usage(chunks, whole)
 
 
-@pytest.mark.parametrize("path", ["/v1/completions", "/invocations"])
-@pytest.mark.parametrize("fields", COMPLETIONS, ids=lambda given: ",".join(given))
+@pytest.mark.parametrize(("fields", "path"), _cases(COMPLETIONS, "/v1/completions", "/invocations"))
 def test_completions(endpoint: Endpoint, fields: Json, path: str) -> None:
     body = {"prompt": PROMPT, "max_tokens": 12, **fields}
     whole = endpoint.ask(path, body)
