@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from flask import Response
 
+from serving.api.adapters import require_no_adapter
 from serving.api.call import Call, open_call
 from serving.api.error_handlers import json_response
 from serving.api.generation import Generation
@@ -62,6 +63,7 @@ def handle(route: NativeRoute) -> Response:
 
 def answer(call: Call, route: NativeRoute) -> Response:
     """Answer a call whose body was read."""
+    require_no_adapter(call.body)
     checked = convert(call.body, route.schema)
     ignored = ignored_names(call.body, route.schema)
     if ignored:

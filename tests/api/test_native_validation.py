@@ -260,6 +260,18 @@ def test_an_unknown_adapter_is_never_the_base_model(front: Front, path: str, ada
     assert front.engine.requests == []
 
 
+@pytest.mark.parametrize("path", ["/generate", "/generate_stream", "/", "/invocations"])
+def test_an_adapter_beside_the_parameters_is_as_strict(front: Front, path: str) -> None:
+    headers = {"X-Amzn-SageMaker-Adapter-Identifier": "mine"}
+    for response in (
+        front.client.post(path, json={"inputs": "a"}, headers=headers),
+        front.client.post(path, json={"inputs": "a", "adapter_id": "mine"}),
+    ):
+        assert (response.status_code, response.json["error_type"]) == (404, "not_found")
+        assert "'mine'" in response.json["error"]
+    assert front.engine.requests == []
+
+
 def test_shares_of_one_mean_off(front: Front) -> None:
     params = sampling_of(front, {"parameters": {"top_p": 1.0, "typical_p": 1.0}})
     assert (params.greedy, params.top_p, params.typical_p) == (True, 1.0, 1.0)

@@ -295,6 +295,8 @@ def test_text_parts_and_roles_reach_the_template(front: OpenAIFront) -> None:
 def test_adapters_are_never_the_base_model(front: OpenAIFront, path: str) -> None:
     error = refusal(front, path, {"adapter_id": "mine"}, status=404)
     assert (error["param"], error["code"]) == ("adapter_id", "not_found")
+    for unnamed in ("", 0, [], False):
+        assert refusal(front, path, {"adapter_id": unnamed}, status=404)["param"] == "adapter_id"
     header = {"X-Amzn-SageMaker-Adapter-Identifier": "mine"}
     response = front.app.test_client().post(path, json=BODIES[path], headers=header)
     assert response.status_code == 404 and "'mine'" in response.json["error"]["message"]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
-from flask import request
 
+from serving.api.adapters import require_no_adapter
 from serving.api.call import Call
 from serving.api.error_styles import printable
 from serving.api.generation import Generation
@@ -25,8 +25,6 @@ from serving.config import ModelConfig
 from serving.errors import InvalidRequest, NotFound
 from serving.messages import EngineReady
 from serving.version import VERSION
-
-ADAPTER_HEADER = "X-Amzn-SageMaker-Adapter-Identifier"
 
 _BASE_MODEL = ("", "tgi")
 
@@ -59,15 +57,6 @@ def read_fields(call: Call, schema: type[_Fields], api: str) -> _Fields:
     if unknown:
         raise InvalidRequest(f"`{printable(unknown[0])}` is not a parameter of this route", field=unknown[0])
     return convert(given, schema)
-
-
-def require_no_adapter(body: dict[str, JsonValue]) -> None:
-    """Whoever names an adapter gets it or an error, never the base model in its place."""
-    named = body.pop("adapter_id", None) or request.headers.get(ADAPTER_HEADER)
-    if named:
-        raise NotFound(
-            f"the adapter {printable(str(named))!r} does not exist: none is loaded", field="adapter_id"
-        )
 
 
 def model_names(ready: EngineReady, config: ModelConfig) -> list[str]:

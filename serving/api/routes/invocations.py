@@ -12,7 +12,6 @@ from serving.api.call import Call, open_call
 from serving.api.error_handlers import use_style
 from serving.api.error_styles import OPENAI, printable
 from serving.api.openai import chat, completions
-from serving.api.openai.door import require_no_adapter
 from serving.api.streaming import framing_for
 from serving.errors import InvalidRequest
 
@@ -28,7 +27,6 @@ _SUPPORTED = (
 
 def _native(route: native.NativeRoute) -> Answer:
     def answer(call: Call) -> Response:
-        require_no_adapter({})
         return native.answer(call, route)
 
     return answer
