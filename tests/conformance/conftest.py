@@ -115,7 +115,7 @@ def parse_events(stream: bytes) -> list[Event]:
     return events
 
 
-def _environment(**settings: str) -> dict[str, str]:
+def environment(**settings: str) -> dict[str, str]:
     """Small and quiet: one compute thread, a loopback port of its own, nothing from this test run."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAX_", "SM_"))}
     return {
@@ -131,7 +131,7 @@ def _environment(**settings: str) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def process() -> Iterator[ServerProcess]:
     """The open server. `huggingface_hub` calls whatever it finds at a URL `dummy`, unless it is told a name."""
-    with serving(_environment(MODEL_ID=MODEL, SERVED_MODEL_NAME="dummy")) as server:
+    with serving(environment(MODEL_ID=MODEL, SERVED_MODEL_NAME="dummy")) as server:
         yield server
 
 
@@ -144,7 +144,7 @@ def endpoint(process: ServerProcess) -> Endpoint:
 def guarded(endless_model_dir: os.PathLike[str]) -> Iterator[Endpoint]:
     """Needs `KEY`, and refuses a second request while one runs; its model never ends by itself."""
     settings = {"MODEL_ID": str(endless_model_dir), "API_KEY": KEY, "MAX_CONCURRENT_REQUESTS": "1"}
-    with serving(_environment(**settings)) as server:
+    with serving(environment(**settings)) as server:
         yield Endpoint(server.port)
 
 

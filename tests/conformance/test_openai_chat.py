@@ -24,10 +24,21 @@ from tests.conformance.conftest import (
     QUESTION,
     REMINDER,
     Endpoint,
+    environment,
 )
+from tests.e2e.conftest import serving
 
 ASKED: list[Any] = [{"role": "user", "content": QUESTION}]
 GREEDY: dict[str, Any] = {"model": MODEL, "messages": ASKED, "temperature": 0, "max_tokens": 40}
+
+
+# The demo model's own template refuses what tools answer; this one shows it, and the tools.
+TOOL_TEMPLATE = (
+    "{{ bos_token }}{% for tool in tools or [] %}{{ tool | tojson }}\n{% endfor %}"
+    "{% for message in messages %}<|{{ 'user' if message.role == 'tool' else message.role }}|>\n"
+    "{% for call in message.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}"
+    "{{ message.content or '' }}<|end_of_turn|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
 
 
 class Portrait(BaseModel):
@@ -275,3 +286,32 @@ def test_rate_limits(occupied: Endpoint) -> None:
             with pytest.raises(openai.RateLimitError) as caught:
                 client.chat.completions.create(model="", messages=ASKED, max_tokens=3, stream=stream)
             assert int(caught.value.response.headers["retry-after"]) >= 1
+
+
+@pytest.fixture(scope="module")
+def tool_server() -> Iterator[Endpoint]:
+    with serving(environment(MODEL_ID=MODEL, CHAT_TEMPLATE=TOOL_TEMPLATE)) as server:
+        yield Endpoint(server.port)
+
+
+def test_a_conversation_with_a_tool(tool_server: Endpoint) -> None:
+    """A call goes back into the chat as it came, followed by what the tool answered."""
+    given: dict[str, Any] = {"model": MODEL, "tools": [FORECAST], "temperature": 0, "max_tokens": 60}
+    with OpenAI(base_url=tool_server.v1, api_key="unused", max_retries=0) as client:
+        first = client.chat.completions.create(
+            messages=ASKED, tool_choice="required", parallel_tool_calls=False, **given
+        )
+        message = first.choices[0].message
+        [call] = message.tool_calls or []
+        result: Any = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+        second = client.chat.completions.create(messages=[*ASKED, message, result], **given)
+        assert first.usage is not None and second.usage is not None
+        assert second.usage.prompt_tokens > first.usage.prompt_tokens
+        assert second.choices[0].finish_reason in ("length", "stop", "tool_calls")
+
+
+def test_a_template_without_tools_refuses_their_answers(client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="unknown role tool"):
+        client.chat.completions.create(
+            **{**GREEDY, "messages": [*ASKED, {"role": "tool", "tool_call_id": "call_1", "content": "sunny"}]}
+        )
