@@ -293,7 +293,6 @@ class EngineCore:
                 self._counters["num_finished" if output.error is None else "num_failed"] += 1
                 if output.error is not None:
                     self._forget_grammar(self._requests[output.request_id][output.index])
-                self._counters["num_cached_tokens"] += output.num_cached_tokens
                 self._forget(output.request_id, output.index)
         self._counters["num_generated_tokens"] += num_tokens
         return num_tokens
@@ -327,5 +326,5 @@ class EngineCore:
 
 _COUNTERS = (
     "num_sequences", "num_finished", "num_failed", "num_aborted",
-    "num_prompt_tokens", "num_generated_tokens", "num_cached_tokens",
+    "num_prompt_tokens", "num_generated_tokens",
 )  # fmt: skip

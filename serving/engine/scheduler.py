@@ -29,6 +29,7 @@ class Scheduler:
     ) -> None:
         self.cache = cache
         self.num_preemptions = 0
+        self.num_cached_tokens = 0
         self.queue_s = BucketCounts(DURATION_S)
         self._max_step_tokens = max_step_tokens
         self._step_time_budget_s = step_time_budget_s
@@ -225,8 +226,11 @@ class Scheduler:
         request.status = RequestStatus.RUNNING
         if request.first_scheduled_s is None:
             request.first_scheduled_s = now_s
-            if request.index == 0:  # children wait for their parent, not for room
+            if (
+                request.index == 0
+            ):  # children wait for their parent, not for room, and what they share is no hit
                 self.queue_s.observe(now_s - request.arrival_s)
+                self.num_cached_tokens += request.num_cached_tokens
         self._running.append(request)
 
     def _plan_row(self, request: Request, num_tokens: int, new_blocks: list[list[int]]) -> ScheduledRow:

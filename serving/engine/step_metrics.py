@@ -110,6 +110,7 @@ def engine_stats(scheduler: Scheduler, step: StepStats, counters: Mapping[str, i
         num_free_blocks=cache.num_free_blocks,
         num_blocks=cache.num_blocks,
         num_preemptions=scheduler.num_preemptions,
+        num_cached_tokens=scheduler.num_cached_tokens,
         forward_s=sum(method.forward_s.total for method in step.methods.values()),
         queue_s=_bucketed(scheduler.queue_s),
         step=step,

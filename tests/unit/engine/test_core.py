@@ -293,3 +293,16 @@ def test_a_row_whose_grammar_gives_up_ends_alone() -> None:
     assert {news[-1].finish_reason for news in others.values()} <= {"length", "eos_token"}
     stats = core.stats()
     assert (stats.num_failed, stats.num_finished) == (1, 1)
+
+
+def test_cached_tokens_are_those_of_the_prefix_cache() -> None:
+    core = _core()
+    prompt = list(range(9, 18))
+    _add(core, prompt=prompt, n=3, max_new_tokens=4)
+    _run(core)
+    assert core.stats().num_cached_tokens == 0  # what sequences of one request share is no hit
+    _add(core, "front-2", prompt=prompt, n=3, max_new_tokens=4)
+    core.step()
+    core.abort("front-2")  # as after a stop string
+    _run(core)
+    assert core.stats().num_cached_tokens == 8
