@@ -54,13 +54,14 @@ class OutputStream:
     """The answers to requests that were submitted together, in order of arrival. Use as a context manager: leaving it
     early aborts what still runs."""
 
-    __slots__ = ("_client", "_error", "_items", "_num_open", "request_ids")
+    __slots__ = ("_accepted", "_client", "_error", "_items", "_num_open", "request_ids")
 
     def __init__(self, client: EngineClient, requests: Sequence[AddRequest]) -> None:
         self.request_ids = tuple(request.request_id for request in requests)
         self._client = client
         self._items: queue.SimpleQueue[RequestAccepted | SequenceOutput | RequestError] = queue.SimpleQueue()
         self._num_open = {request.request_id: request.params.n for request in requests}
+        self._accepted: set[str] = set()
         self._error: RequestError | None = None
 
     def get(self, timeout_s: float | None = None) -> RequestAccepted | SequenceOutput:
@@ -102,10 +103,13 @@ class OutputStream:
         """Called by the client's reader only. Returns True when `item` ends its request."""
         ended = True
         if isinstance(item, RequestAccepted):
+            self._accepted.add(item.request_id)
             ended = False
         elif isinstance(item, SequenceOutput):
             self._num_open[item.request_id] -= item.finish_reason is not None
-            ended = item.error is not None or self._num_open[item.request_id] <= 0
+            # A refusal ends all sequences of a request at once; of an accepted one each ends on its own.
+            refused = item.error is not None and item.request_id not in self._accepted
+            ended = refused or self._num_open[item.request_id] <= 0
         self._items.put(item)
         return ended
 

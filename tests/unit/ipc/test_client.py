@@ -100,6 +100,18 @@ def test_a_refusal_is_raised_as_it_was(
         assert to_wire(caught.value) == to_wire(error)
 
 
+def test_the_failure_of_one_sequence_leaves_the_others_to_be_aborted(
+    engine: FakeEngine, client: EngineClient
+) -> None:
+    stream = submit(client, n=2)
+    error = to_wire(GenerationFailed("the grammar gave up"))
+    engine.emit("front", SequenceOutput(request_id=stream.request_ids[0], finish_reason="error", error=error))
+    with pytest.raises(GenerationFailed):
+        stream.get(5.0)
+    stream.close()
+    wait_for(lambda: engine.aborted() == [stream.request_ids[0]])
+
+
 def test_leaving_a_stream_early_aborts(engine: FakeEngine, client: EngineClient) -> None:
     with submit(client) as stream:
         pass
