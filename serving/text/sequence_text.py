@@ -53,6 +53,7 @@ class SequenceText:
     __slots__ = (
         "_detokenizer",
         "_matcher",
+        "_min_tokens",
         "_num_chars",
         "_pieces",
         "_vocabulary",
@@ -68,6 +69,8 @@ class SequenceText:
         self._vocabulary = vocabulary
         self._detokenizer = IncrementalDetokenizer(vocabulary, prompt_token_ids=prompt_token_ids)
         self._matcher = StopMatcher(params.stop)
+        # The text of so many tokens is not searched: no stop string may end it.
+        self._min_tokens = params.min_new_tokens
         self._pieces: list[str] = []
         self._num_chars = 0
         # TGI's names: length, eos_token, stop_sequence; abort and error come from the engine as they are.
@@ -125,7 +128,9 @@ class SequenceText:
         text = self._detokenizer.push(token_id)
         if ending is not None:
             text += self._detokenizer.flush()
-        if match := self._matcher.push(text):
+        if self.num_tokens <= self._min_tokens:
+            self._matcher.skip(text)
+        elif match := self._matcher.push(text):
             text = text[: match.end - self._num_chars]
             # The limit and EOS are looked at before the text is, as in TGI: on the same token they win.
             if self.finish_reason not in ("length", "eos_token"):

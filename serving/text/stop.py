@@ -10,7 +10,7 @@ from serving.errors import InvalidRequest
 
 @dataclass(frozen=True, slots=True)
 class StopMatch:
-    """`text[start:end]` is the stop string; positions count characters from the first one ever pushed."""
+    """`text[start:end]` is the stop string; positions count characters from the first one ever pushed or skipped."""
 
     start: int
     end: int
@@ -46,6 +46,10 @@ class StopMatcher:
                 self.match = found
         self._num_chars += len(text)
         return self.match
+
+    def skip(self, text: str) -> None:
+        """Count `text`, which comes before everything that is pushed, without searching it."""
+        self._num_chars += len(text)
 
     @property
     def hold_back(self) -> int:

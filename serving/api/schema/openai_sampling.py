@@ -113,7 +113,12 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     stop: Annotated[str | list[str] | None, doc("strings that end the text and are not part of it")] = None
     stop_token_ids: Annotated[list[int] | None, doc("token ids that end the text")] = None
     ignore_eos: Annotated[bool | None, doc("go on when the model says that it is done")] = None
-    min_tokens: Annotated[int | None, doc("no end before so many tokens", range_of="min_tokens")] = None
+    min_tokens: Annotated[
+        int | None,
+        doc(
+            "no end before so many tokens, be it by EOS, a stop token or a stop string", range_of="min_tokens"
+        ),
+    ] = None
     max_tokens: Annotated[int | None, doc("longest answer, in tokens", range_of="max_tokens")] = None
     stream: Annotated[bool | None, doc("send the answer in pieces as it is made")] = None
     stream_options: Annotated[StreamOptions | None, doc("only with `stream`")] = None

@@ -229,3 +229,18 @@ def test_prompt_tokens_join_to_the_prompt() -> None:
     tokens = prompt_tokens(VOCABULARY, ids, [None, -1.0, -2.0, -3.0, -4.0])
     assert tokens[:2] == [PromptTokenText(USER, "<|user|>", None), PromptTokenText(0, "a", -1.0)]
     assert [token.text for token in tokens[2:]] == ["", "家", "\ufffd"]
+
+
+def test_stop_strings_count_behind_the_least_number_of_tokens() -> None:
+    a, b, ab = (PIECES.index(piece) for piece in ("a", "b", "ab"))
+    text = SequenceText(VOCABULARY, SamplingParams(stop=("ab",), min_new_tokens=3, max_new_tokens=9))
+    for token_id in (ab, a, ab):
+        text.push(output(token_id))
+        assert (text.finish_reason, text.hold_back) == (None, 0)
+    text.push(output(b))  # the end of a stop string that begins in front does not count either
+    assert text.finish_reason is None
+    text.push(output(a))
+    assert text.hold_back == 1
+    text.push(output(b))
+    assert (text.finish_reason, text.text) == ("stop_sequence", "abaabbab")
+    assert text.stop_match == StopMatch(start=6, end=8)
