@@ -85,6 +85,11 @@ def _sagemaker_operations() -> tuple[Operation, ...]:
             name="invocations",
             tag="SageMaker",
             summary="SageMaker's door",
+            description=(
+                "The first of these keys that a body has decides: `inputs` is answered as `POST /`, `messages` as "
+                "`/v1/chat/completions`, `prompt` as `/v1/completions`, errors included. With `stream: true` the header "
+                "`Accept: application/jsonlines` gives JSON lines, anything else server-sent events."
+            ),
             bodies=(NativeStreamableRequest,),
             example=_EXAMPLE,
             answer=Answer(

@@ -115,3 +115,22 @@ def test_a_key_is_mentioned_only_where_one_is_set(new_front: FrontFactory, html:
     page = front.client.get("/docs", headers={"Authorization": "Bearer secret"}).get_data(as_text=True)
     assert "Bearer $API_KEY" in page
     assert "secret" not in page
+
+
+def test_a_field_says_what_it_takes_without_noise(html: str) -> None:
+    chat = html[html.index('<section id="chat_completions"') : html.index('<section id="completions"')]
+    rows = dict(re.findall(r"<tr><td><code>(\w+)</code>(.*?)</tr>", chat))
+    assert "integer" in rows["top_logprobs"] and "(0 to 20)" in rows["top_logprobs"]
+    assert "null" not in rows["temperature"]
+    native = dict(re.findall(r"<tr><td><code>(\w+)</code>(.*?)</tr>", html))
+    assert "(default false)" in native["do_sample"]
+    assert "340282" not in html and "2147483647" not in html
+
+
+def test_required_fields_come_first(html: str) -> None:
+    section = html[html.index('<section id="chat_completions"') :]
+    assert section.index("<code>messages</code> <b>required</b>") < section.index("<code>model</code>")
+
+
+def test_parts_of_a_path_are_left_to_the_shell(html: str) -> None:
+    assert "<pre>curl http://localhost:8080/v1/models/$NAME</pre>" in html
