@@ -1,5 +1,5 @@
-"""One log line per event: `time level process event key=value …`, or one JSON object. No colours, no progress bars
-(CloudWatch keeps lines). Knows no event.
+"""One log line per event: `time level process event key=value …`, or one JSON object. Plain lines leave out what is None,
+objects say null. No colours, no progress bars (CloudWatch keeps lines). Knows no event.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class _EventFormatter(logging.Formatter):
 class _KeyValueFormatter(_EventFormatter):
     def format(self, record: logging.LogRecord) -> str:
         message = _one_line(record.getMessage())
-        fields = "".join(f" {key}={_quote(value)}" for key, value in _fields(record).items())
+        known = {key: value for key, value in _fields(record).items() if value is not None}
+        fields = "".join(f" {key}={_quote(value)}" for key, value in known.items())
         line = f"{_stamp(record)} {record.levelname} {self._process} {message}{fields}"
         if record.exc_info:
             line += " traceback=" + json.dumps(self.formatException(record.exc_info))
@@ -97,14 +98,12 @@ def _one_line(text: str) -> str:
 
 
 def _quote(value: object) -> str:
-    if value is None:
-        return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
     text = str(value)
     if not text.isprintable():
         return json.dumps(text)
-    plain = text not in ("", "-") and not any(c in text for c in ' "=')
+    plain = text != "" and not any(c in text for c in ' "=')
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flask import Flask, Response, g, has_request_context, request
 
@@ -24,11 +24,13 @@ UNKNOWN_ROUTE = "unknown"
 CLIENT_CLOSED = "client_closed"
 
 FIELDS = (
-    "request_id", "engine_request_id", "method", "route", "status", "api", "model", "stream", "n",
+    "method", "route", "status", "error_type", "field", "api", "model", "stream", "n",
     "input_tokens", "cached_tokens", "generated_tokens", "validation_s", "queue_s", "ttft_s", "inference_s",
-    "total_s", "finish_reason", "seed", "error_type", "field", "ignored_parameters", "inference_id", "trace_id",
+    "total_s", "finish_reason", "seed", "ignored_parameters",
+    "request_id", "engine_request_id", "inference_id", "trace_id",
 )  # fmt: skip
-"""What every request line has, in this order; null (`-` in plain lines) where it does not apply."""
+"""What every request line has, in this order, what is read first in front; null (left out of plain lines) where it does
+not apply."""
 
 PROMPT_FIELDS = ("prompt", "answer")
 """What LOG_PROMPTS adds."""
@@ -49,6 +51,8 @@ class Access:
     started_s: float
     span: RequestSpan | None = None
     claimed: bool = False
+    facts: dict[str, object] = field(default_factory=dict)
+    """What a route that does not claim it wants in the line; keys are from `FIELDS`."""
 
     def finish(
         self,
@@ -111,7 +115,7 @@ def register(app: Flask, metrics: ServerMetrics, tracing: Tracing | None) -> Non
             error_type = None if problem is None else problem.error_type
             access.finish(
                 status,
-                {},
+                access.facts,
                 {},
                 error_type=CLIENT_CLOSED if status == _CLIENT_CLOSED_STATUS else error_type,
                 fault=None if problem is None else problem.field,
