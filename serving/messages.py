@@ -163,6 +163,16 @@ class StepStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_sequences: int = 0
 
 
+class GrammarStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Grammars that were not in the cache. `compile_s`: asked for to compiled or refused; those that are refused without
+    being looked at are only in `num_refused`."""
+
+    num_waiting: int = 0
+    num_refused: int = 0
+    cache_bytes: int = 0
+    compile_s: Bucketed = Bucketed()
+
+
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     """Engine-owned gauges and counters (counters since boot). `queue_s`: arrival to first scheduled, one per request."""
 
@@ -183,6 +193,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     forward_s: float
     queue_s: Bucketed = Bucketed()
     step: StepStats = StepStats()
+    grammar: GrammarStats = GrammarStats()
 
 
 class CommandReply(_Message, tag="reply"):

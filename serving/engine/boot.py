@@ -22,7 +22,7 @@ from serving.errors import DeviceError, InvalidRequest, ModelError
 from serving.grammar.admission import GrammarAdmission
 from serving.grammar.compiler import CompiledGrammar, GrammarCompiler
 from serving.grammar.store import GrammarStore
-from serving.grammar.trial import Setting, TrialProcess
+from serving.grammar.trial import Setting, TrialProcesses, Unfinished
 from serving.resolve import read_device_facts, read_model_facts, resolve
 from serving.sampling_params import Grammar
 from serving.text.tokenizer import Tokenizer
@@ -114,7 +114,7 @@ class _BackgroundCompiler:
     """A `GrammarCompiler` that is made while the engine warms up: nobody waits for the vocabulary before a grammar comes."""
 
     def __init__(self, config: EngineConfig, *, vocab_size: int, eos_token_ids: list[int]) -> None:
-        def make() -> tuple[GrammarCompiler, TrialProcess]:
+        def make() -> tuple[GrammarCompiler, TrialProcesses]:
             tokenizer = Tokenizer.from_dir(config.model_dir)
             vocabulary = tokenizer.vocabulary
             compiler = GrammarCompiler(
@@ -130,14 +130,14 @@ class _BackgroundCompiler:
                 eos_token_ids=eos_token_ids,
                 timeout_s=config.grammar_timeout_s,
             )
-            return compiler, TrialProcess(setting)
+            return compiler, TrialProcesses(setting)
 
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar-vocabulary")
-        self._made: Future[tuple[GrammarCompiler, TrialProcess]] = thread.submit(make)
+        self._made: Future[tuple[GrammarCompiler, TrialProcesses]] = thread.submit(make)
         thread.shutdown(wait=False)
 
-    def try_apart(self, grammar: Grammar) -> None:
-        self._parts()[1].check(grammar)
+    def try_apart(self, grammar: Grammar, *, within_s: float) -> Unfinished | None:
+        return self._parts()[1].check(grammar, within_s=within_s)
 
     def compile(self, grammar: Grammar) -> CompiledGrammar:
         return self._parts()[0].compile(grammar)
@@ -146,7 +146,7 @@ class _BackgroundCompiler:
         if self._made.exception() is None:
             self._made.result()[1].close()
 
-    def _parts(self) -> tuple[GrammarCompiler, TrialProcess]:
+    def _parts(self) -> tuple[GrammarCompiler, TrialProcesses]:
         try:
             return self._made.result()
         except ModelError as error:

@@ -233,7 +233,7 @@ class EngineCore:
             capacity_tokens=self._cache.num_blocks * self._config.block_size,
             max_sequences=self._config.max_concurrent_requests,
         )
-        return engine_stats(self._scheduler, step, self._counters)
+        return engine_stats(self._scheduler, step, self._grammars.stats(), self._counters)
 
     def check(self) -> None:
         """Raise if blocks or rows are not where the living requests say they are."""

@@ -12,7 +12,7 @@ from operator import attrgetter
 from serving.batch import ScheduledBatch
 from serving.buckets import BATCH_SIZE, DURATION_S, TOKENS_PER_STEP, BucketCounts
 from serving.engine.scheduler import Scheduler
-from serving.messages import Bucketed, EngineStats, MethodStats, SequenceOutput, StepStats
+from serving.messages import Bucketed, EngineStats, GrammarStats, MethodStats, SequenceOutput, StepStats
 
 PREFILL = "prefill"
 DECODE = "decode"
@@ -99,7 +99,9 @@ class StepMetrics:
         )
 
 
-def engine_stats(scheduler: Scheduler, step: StepStats, counters: Mapping[str, int]) -> EngineStats:
+def engine_stats(
+    scheduler: Scheduler, step: StepStats, grammar: GrammarStats, counters: Mapping[str, int]
+) -> EngineStats:
     """All that the engine tells about itself; `counters` are those of `EngineStats` that nobody else counts."""
     cache = scheduler.cache
     return EngineStats(
@@ -114,6 +116,7 @@ def engine_stats(scheduler: Scheduler, step: StepStats, counters: Mapping[str, i
         forward_s=sum(method.forward_s.total for method in step.methods.values()),
         queue_s=_bucketed(scheduler.queue_s),
         step=step,
+        grammar=grammar,
         **counters,
     )
 

@@ -1,4 +1,4 @@
-"""Compiles every grammar once in a process of its own, which may be killed, before the engine's process does.
+"""Compiles every grammar once in a process apart, which may be killed, before the engine's process does.
 
 The compiler is native code with limits of its own, and some inputs within them still take seconds or gigabytes. Knows
 no torch. As a program (`python -m serving.grammar.trial`) it is that process: frames of four bytes of length and msgpack,
@@ -27,7 +27,8 @@ COMMAND = (sys.executable, "-m", "serving.grammar.trial")
 _LENGTH = struct.Struct("<I")
 _START_S = 30.0
 _MEMORY_BYTES = 256 * 1024 * 1024
-_NICENESS = 10
+_NICENESS = 5
+_MAX_IDLE = 2
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,63 +45,137 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     error: WireError | None = None
 
 
-class TrialProcess:
-    """One thread uses it. The process starts with the first grammar and is replaced when it had to be killed."""
+class TrialProcesses:
+    """Starts a process with the first grammar, and another whenever none is idle. Any thread may use it."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
-        self._process: subprocess.Popen[bytes] | None = None
+        self._idle: list[_Process] = []
 
-    def check(self, grammar: Grammar) -> None:
-        """Raises `InvalidRequest` when `grammar` does not compile, or not within its time and memory, and
-        `GenerationFailed` when the process cannot be had."""
-        process = self._process or self._start()
-        _send(_input_of(process), grammar)
-        answer = _receive_within(process, self._setting.timeout_s)
-        if answer is not None:
-            if answer.error is not None:
-                raise from_wire(answer.error)
-            return
-        ended = process.poll() is not None
-        self.close()
-        problem = (
-            "compiling it takes too much memory or time"
-            if ended
-            else f"compiling it takes longer than {self._setting.timeout_s:g} s"
-        )
-        raise InvalidRequest(f"`grammar` is refused: {problem}; use a simpler one", field="grammar")
+    def check(self, grammar: Grammar, *, within_s: float | None = None) -> Unfinished | None:
+        """None when `grammar` compiles, or what goes on when that is not known `within_s` (by default: the limit).
+
+        Raises `InvalidRequest` when it does not compile, or not within its time and memory, and `GenerationFailed`
+        when no process can be had.
+        """
+        try:
+            process = self._idle.pop()
+        except IndexError:
+            process = self._start()
+        started_s = time.monotonic()
+        process.send(grammar)
+        unfinished = Unfinished(process, self._idle, started_s)
+        if within_s is None:
+            unfinished.finish(started_s + self._setting.timeout_s)
+            return None
+        if unfinished.wait(started_s + within_s):
+            return None
+        return unfinished
 
     def close(self) -> None:
-        """Kill the process; the next check starts another."""
-        if (process := self._process) is None:
-            return
-        self._process = None
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    continue  # what it did not read any more
+        """Kill the idle processes. Those that work end with their `Unfinished`."""
+        while self._idle:
+            self._idle.pop().kill()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        # Its standard error is dropped: the compiler reports there what it was given by clients.
+    def _start(self) -> _Process:
         try:
-            process = self._process = subprocess.Popen(
-                COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            )
+            process = _Process()
         except OSError as error:
             raise GenerationFailed("grammars cannot be compiled now: no process could be started") from error
-        _send(_input_of(process), self._setting)
-        if _receive_within(process, _START_S) is None:
-            self.close()
+        process.send(self._setting)
+        if process.receive(time.monotonic() + _START_S) is None:
+            process.kill()
             raise GenerationFailed("grammars cannot be compiled now: their process did not start")
         return process
 
 
+class Unfinished:
+    """A trial that goes on in a process of its own. Ends with `finish` or `give_up`."""
+
+    def __init__(self, process: _Process, idle: list[_Process], started_s: float) -> None:
+        self._process = process
+        self._idle = idle
+        self._started_s = started_s
+
+    def wait(self, deadline_s: float) -> bool:
+        """False when it still works at `deadline_s` (of the monotonic clock). Raises `InvalidRequest`."""
+        answer = self._process.receive(deadline_s)
+        if answer is not None:
+            if len(self._idle) < _MAX_IDLE:
+                self._idle.append(self._process)
+            else:
+                self._process.kill()
+            if answer.error is not None:
+                raise from_wire(answer.error)
+            return True
+        if not self._process.ended:
+            return False
+        self.give_up()
+        raise _refusal("compiling it takes too much memory or time")
+
+    def finish(self, deadline_s: float) -> None:
+        """Returns when the grammar compiles. Raises `InvalidRequest` when it does not, or not until `deadline_s`."""
+        if self.wait(deadline_s):
+            return
+        self.give_up()
+        raise _refusal(f"compiling it takes longer than {deadline_s - self._started_s:.2g} s")
+
+    def give_up(self) -> None:
+        self._process.kill()
+
+
+class _Process:
+    """One process and its pipes. Its standard error is dropped: the compiler reports there what clients sent."""
+
+    def __init__(self) -> None:
+        self._popen = subprocess.Popen(
+            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        if self._popen.stdin is None or self._popen.stdout is None:
+            raise RuntimeError("the process that tries grammars has no pipes")
+        self._input, self._output = self._popen.stdin, self._popen.stdout
+        self._received = b""
+
+    @property
+    def ended(self) -> bool:
+        return self._popen.poll() is not None
+
+    def send(self, message: msgspec.Struct) -> None:
+        _send(self._input, message)  # type: ignore[arg-type]
+
+    def receive(self, deadline_s: float) -> Answer | None:
+        """None when the process ends, or the time does; then it may be asked again."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._output, selectors.EVENT_READ)
+            while (answer := self._whole_answer()) is None:
+                if not selector.select(max(0.0, deadline_s - time.monotonic())):
+                    return None
+                if not (piece := os.read(self._output.fileno(), 65536)):
+                    self._popen.wait()
+                    return None
+                self._received += piece
+        self._received = b""
+        return answer
+
+    def kill(self) -> None:
+        self._popen.kill()
+        self._popen.wait()
+        for pipe in (self._input, self._output):
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                continue  # what it did not read any more
+
+    def _whole_answer(self) -> Answer | None:
+        head, rest = self._received[: _LENGTH.size], self._received[_LENGTH.size :]
+        if len(head) < _LENGTH.size or len(rest) < _LENGTH.unpack(head)[0]:
+            return None
+        return msgspec.msgpack.decode(rest, type=Answer)
+
+
 def serve(source: BinaryIO, target: BinaryIO) -> None:
     """Answer until the other side closes."""
+    os.nice(_NICENESS)
     setting = msgspec.msgpack.decode(_read(source), type=Setting)
     compiler = GrammarCompiler(
         Vocabulary(
@@ -112,7 +187,6 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
         vocab_size=setting.vocab_size,
         eos_token_ids=setting.eos_token_ids,
     )
-    os.nice(_NICENESS)
     _limit_memory()
     _send(target, Answer())
     while payload := _read(source):
@@ -133,12 +207,6 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY_BYTES, used + _MEMORY_BYTES))
 
 
-def _input_of(process: subprocess.Popen[bytes]) -> BinaryIO:
-    if process.stdin is None:
-        raise RuntimeError("the process that tries grammars has no standard input")
-    return process.stdin  # type: ignore[return-value]
-
-
 def _send(target: BinaryIO, message: msgspec.Struct) -> None:
     payload = msgspec.msgpack.encode(message)
     try:
@@ -148,22 +216,8 @@ def _send(target: BinaryIO, message: msgspec.Struct) -> None:
         return  # the missing answer tells
 
 
-def _receive_within(process: subprocess.Popen[bytes], timeout_s: float) -> Answer | None:
-    """None when the process ends, or the time does."""
-    if process.stdout is None:
-        return None
-    deadline = time.monotonic() + timeout_s
-    received = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while len(received) < _LENGTH.size or len(received) < _LENGTH.size + _LENGTH.unpack_from(received)[0]:
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                return None
-            if not (piece := os.read(process.stdout.fileno(), 65536)):
-                process.wait()
-                return None
-            received += piece
-    return msgspec.msgpack.decode(received[_LENGTH.size :], type=Answer)
+def _refusal(problem: str) -> InvalidRequest:
+    return InvalidRequest(f"`grammar` is refused: {problem}; use a simpler one", field="grammar")
 
 
 def _read(source: BinaryIO) -> bytes:

@@ -89,6 +89,24 @@ _NUMBERS = (
         "Prompt tokens found in the prefix cache",
         lambda s: s.num_cached_tokens,
     ),
+    _Number(
+        "textgen_grammars_waiting",
+        "gauge",
+        "Grammars that wait to be compiled",
+        lambda s: s.grammar.num_waiting,
+    ),
+    _Number(
+        "textgen_grammars_refused",
+        "counter",
+        "Grammars refused by the engine: wrong, too costly, or too many at once",
+        lambda s: s.grammar.num_refused,
+    ),
+    _Number(
+        "textgen_grammar_cache_bytes",
+        "gauge",
+        "Bytes that compiled grammars count in the cache",
+        lambda s: s.grammar.cache_bytes,
+    ),
     _Number("textgen_forward_seconds", "counter", "Seconds spent in forward passes", lambda s: s.forward_s),
 )
 
@@ -144,6 +162,7 @@ def engine_families(stats: EngineStats | None) -> Iterator[Family]:
         ]
         yield Family(row.name, row.kind, row.help, per_method)
     yield from _batch_families(stats or _NOTHING)
+    yield _grammar_family(stats or _NOTHING)
 
 
 def _batch_families(stats: EngineStats) -> Iterator[Family]:
@@ -178,6 +197,16 @@ def _batch_families(stats: EngineStats) -> Iterator[Family]:
         "histogram",
         "Arrival in the engine to first scheduled, seconds; counted when a request is scheduled",
         list(histogram_samples(stats.queue_s.counts, stats.queue_s.total, DURATION_S)),
+    )
+
+
+def _grammar_family(stats: EngineStats) -> Family:
+    compile_s = stats.grammar.compile_s
+    return Family(
+        "textgen_grammar_compile_duration",
+        "histogram",
+        "A grammar that is not in the cache was asked for, to compiled or refused, seconds",
+        list(histogram_samples(compile_s.counts, compile_s.total, DURATION_S)),
     )
 
 

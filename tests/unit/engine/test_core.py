@@ -208,7 +208,7 @@ class _HeldCompiler:
     def __init__(self) -> None:
         self.go = threading.Semaphore(0)
 
-    def try_apart(self, grammar: Grammar) -> None:
+    def try_apart(self, grammar: Grammar, *, within_s: float) -> None:
         assert self.go.acquire(timeout=10.0)
         if grammar.source == "bad":
             raise InvalidRequest("`grammar` is refused: bad", field="grammar")

@@ -27,7 +27,7 @@ class HeldCompiler:
         self.go = threading.Semaphore(0)
         self.asked: list[Grammar] = []
 
-    def try_apart(self, grammar: Grammar) -> None:
+    def try_apart(self, grammar: Grammar, *, within_s: float) -> None:
         self.asked.append(grammar)
         assert self.go.acquire(timeout=WAIT_S)
 

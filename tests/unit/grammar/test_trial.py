@@ -9,7 +9,7 @@ import pytest
 
 from serving.errors import InvalidRequest
 from serving.grammar.compiler import GrammarCompiler
-from serving.grammar.trial import Setting, TrialProcess
+from serving.grammar.trial import Setting, TrialProcesses
 from serving.sampling_params import Grammar
 from serving.text.tokenizer import Tokenizer
 from tests.unit.grammar.attacks import CHEAP, REFUSED, SLOW, regex
@@ -31,15 +31,15 @@ def _setting(tokenizer: Tokenizer, timeout_s: float) -> Setting:
 
 
 @pytest.fixture(scope="module")
-def trial(tokenizer: Tokenizer) -> Iterator[TrialProcess]:
-    trial = TrialProcess(_setting(tokenizer, 2.0))
+def trial(tokenizer: Tokenizer) -> Iterator[TrialProcesses]:
+    trial = TrialProcesses(_setting(tokenizer, 2.0))
     trial.check(regex("a"))
     yield trial
     trial.close()
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_an_attack_is_refused_in_time(trial: TrialProcess, name: str) -> None:
+def test_an_attack_is_refused_in_time(trial: TrialProcesses, name: str) -> None:
     started_s = time.monotonic()
     with pytest.raises(InvalidRequest) as caught:
         trial.check(REFUSED[name])
@@ -50,7 +50,7 @@ def test_an_attack_is_refused_in_time(trial: TrialProcess, name: str) -> None:
 
 @pytest.mark.parametrize("name", CHEAP)
 def test_what_is_let_through_is_cheap_in_every_step(
-    trial: TrialProcess, compiler: GrammarCompiler, name: str
+    trial: TrialProcesses, compiler: GrammarCompiler, name: str
 ) -> None:
     trial.check(CHEAP[name])
     started_s = time.monotonic()
@@ -66,7 +66,7 @@ def test_what_is_let_through_is_cheap_in_every_step(
 
 
 def test_a_compilation_that_takes_too_long_is_killed_and_the_next_one_served(tokenizer: Tokenizer) -> None:
-    trial = TrialProcess(_setting(tokenizer, 0.05))
+    trial = TrialProcesses(_setting(tokenizer, 0.05))
     try:
         with pytest.raises(InvalidRequest, match="longer than 0.05 s"):
             trial.check(next(iter(SLOW.values())))
