@@ -89,6 +89,11 @@ def ignored_names(body: dict[str, JsonValue], schema: type[msgspec.Struct]) -> l
     if isinstance(parameters, dict):
         names += unknown_fields(parameters, NativeParameters, prefix="parameters.")
         names += unknown_grammar_fields(parameters.get("grammar"), prefix="parameters.grammar.")
+    return shown_names(names)
+
+
+def shown_names(names: list[str]) -> list[str]:
+    """The first of them, in a form that is safe in a header."""
     return [header_safe(name) for name in names[:_MAX_IGNORED_NAMES]]
 
 

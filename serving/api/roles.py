@@ -130,8 +130,9 @@ class TextProcessor(Protocol):
         self, token_ids: Sequence[int], logprobs: Sequence[float | None]
     ) -> Sequence[PromptTokenText]: ...
 
-    def prepare_chat(self, chat: ChatRequest) -> PreparedChat:
-        """Takes time for long chats. Raises `TemplateError`, `ToolError` or `InvalidRequest`."""
+    def prepare_chat(self, chat: ChatRequest, *, max_chars: int | None = None) -> PreparedChat:
+        """Takes time for long chats. Raises `TemplateError`, `ToolError` or `InvalidRequest`; `ContextTooLong` for a
+        prompt of more than `max_chars`."""
         ...
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> Sequence[TokenSpan]: ...

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from serving.errors import InvalidRequest, TemplateError, ToolError
+from serving.errors import ContextTooLong, InvalidRequest, TemplateError, ToolError
 from serving.sampling_params import Grammar
 from serving.text.answer import AnswerText, TextSource
 from serving.text.chat_messages import MessageShape, find_shape
@@ -97,13 +97,19 @@ class ChatPreparer:
     def has_template(self) -> bool:
         return self._template is not None
 
-    def prepare(self, chat: ChatRequest) -> PreparedChat:
-        """Raises `TemplateError`, `ToolError` or `InvalidRequest`. Takes a while for long chats."""
+    def prepare(self, chat: ChatRequest, *, max_chars: int | None = None) -> PreparedChat:
+        """Raises `TemplateError`, `ToolError` or `InvalidRequest`; `ContextTooLong` for a prompt of more than `max_chars`,
+        which is not tokenized. Takes a while for long chats."""
         if self._template is None:
             raise TemplateError("Template error: template not found")
         tools = _offered(chat)
         marked_prompt = self._render(self._template, chat, tools)
         prompt_text = unmarked(marked_prompt)
+        if max_chars is not None and len(prompt_text) > max_chars:
+            raise ContextTooLong(
+                f"`messages` make a prompt of {len(prompt_text)} characters, at most {max_chars} are taken",
+                field="messages",
+            )
         return PreparedChat(
             prompt_text=prompt_text,
             prompt_token_ids=self._encode(marked_prompt),

@@ -86,12 +86,13 @@ class TextProcessor:
         self._require_usable(ids, "inputs")
         return ids
 
-    def prepare_chat(self, chat: ChatRequest) -> PreparedChat:
+    def prepare_chat(self, chat: ChatRequest, *, max_chars: int | None = None) -> PreparedChat:
         """The prompt of a chat, and how its answer is read.
 
-        Long chats take time: call it from a thread pool. Raises `TemplateError`, `ToolError` or `InvalidRequest`.
+        Long chats take time: call it from a thread pool. Raises `TemplateError`, `ToolError` or `InvalidRequest`;
+        `ContextTooLong` for a prompt of more than `max_chars`, before it is tokenized.
         """
-        prepared = self._chats.prepare(chat)
+        prepared = self._chats.prepare(chat, max_chars=max_chars)
         self._require_usable(prepared.prompt_token_ids, "messages")
         return prepared
 

@@ -181,8 +181,8 @@ class FakeText:
     def has_chat_template(self) -> bool:
         return self._chats.has_template
 
-    def prepare_chat(self, chat: ChatRequest) -> PreparedChat:
-        return self._chats.prepare(chat)
+    def prepare_chat(self, chat: ChatRequest, *, max_chars: int | None = None) -> PreparedChat:
+        return self._chats.prepare(chat, max_chars=max_chars)
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[TokenSpan]:
         return [TokenSpan(byte, chr(byte), i, i + 1) for i, byte in enumerate(text.encode())]

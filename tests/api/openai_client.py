@@ -66,9 +66,9 @@ class ToolText(FakeText):
             grammars=grammars,
         )
 
-    def prepare_chat(self, chat: ChatRequest) -> PreparedChat:
+    def prepare_chat(self, chat: ChatRequest, *, max_chars: int | None = None) -> PreparedChat:
         self.asked = chat
-        return super().prepare_chat(chat)
+        return super().prepare_chat(chat, max_chars=max_chars)
 
 
 def says(

@@ -14,10 +14,10 @@ WEATHER: Any = {"type": "function", "name": "weather", "parameters": {"type": "o
 
 
 class Recorder(ToolText):
-    def prepare_chat(self, chat: ChatRequest) -> PreparedChat:
+    def prepare_chat(self, chat: ChatRequest, *, max_chars: int | None = None) -> PreparedChat:
         self.messages = chat.messages
         self.variables = chat.template_variables
-        return super().prepare_chat(chat)
+        return super().prepare_chat(chat, max_chars=max_chars)
 
 
 def messages_of(given: object, **fields: object) -> list[dict[str, Any]]:

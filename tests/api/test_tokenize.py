@@ -10,6 +10,8 @@ from serving.api.schema.tokenize import MAX_CHARS, placed
 from serving.config import HttpConfig
 from serving.vocabulary import Vocabulary
 from tests.api.conftest import Front, FrontFactory
+from tests.api.fake_engine import FakeText
+from tests.api.openai_client import OpenAIFront
 
 
 def test_tokens_and_their_bytes(front: Front) -> None:
@@ -91,6 +93,31 @@ def test_unknown_fields_of_a_chat_are_named(front: Front, new_front: FrontFactor
     assert (response.status_code, response.headers["x-ignored-parameters"]) == (200, "unheard_of")
     strict = new_front(http=HttpConfig(unknown_parameters="refuse"))
     assert "`unheard_of`" in strict.error({**CHAT, "unheard_of": 1}, path="/chat_tokenize")
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/chat_tokenize"])
+def test_unknown_fields_are_counted_logged_and_bounded(
+    front: Front, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    caplog.set_level("INFO")
+    many = {f"{'x' * 60}{i}": 1 for i in range(500)}
+    body = many | ({"inputs": "a"} if path == "/tokenize" else CHAT)
+    response = front.client.post(path, json=body)
+    named = response.headers["x-ignored-parameters"]
+    assert (response.status_code, len(named.split(",")), len(named) < 2000) == (200, 20, True)
+    assert "textgen_ignored_parameters 20.0" in front.client.get("/metrics").get_data(as_text=True)
+    [line] = [vars(record) for record in caplog.records if record.message == "request"]
+    assert line["ignored_parameters"] == named
+
+
+def test_all_that_the_template_shows_is_limited() -> None:
+    front = OpenAIFront(text=FakeText("{{ documents[0].text }}{{ messages[0].content }}"))
+    client = front.app.test_client()
+    for path, most in (("/chat_tokenize", MAX_CHARS), ("/v1/chat/completions", 3216)):
+        response = client.post(path, json={**CHAT, "documents": [{"text": "a" * (MAX_CHARS + 1)}]})
+        assert response.status_code in (400, 422)
+        assert f"at most {most}" in response.get_data(as_text=True)
+    assert front.engine.requests == []
 
 
 def test_tokens_whose_text_was_not_tokenized_as_it_stands() -> None:

@@ -38,8 +38,6 @@ from serving.text.chat import ChatRequest, PreparedChat
 
 API = "chat"
 
-_LONG_CHAT_CHARS = 4000
-
 
 @dataclass(slots=True, frozen=True)
 class _Chat:
@@ -88,7 +86,8 @@ def answer(call: Call, *, any_model: bool = False) -> Response:
 
 
 def prepare(serving: Serving, chat: ChatRequest, limits: Limits, *, field: str = "messages") -> PreparedChat:
-    """A chat as the engine takes it; long ones are made ready beside the event loop. `field` holds the messages.
+    """A chat as the engine takes it, made ready beside the event loop: what a template does with few characters can
+    take long, too. `field` holds the messages.
 
     Raises `ContextTooLong`, `TemplateError`, `ToolError` or `InvalidRequest`.
     """
@@ -100,9 +99,9 @@ def prepare(serving: Serving, chat: ChatRequest, limits: Limits, *, field: str =
             f"{limits.max_input_tokens}. However, your messages have more than {least_tokens} tokens",
             field=field,
         )
-    if num_chars < _LONG_CHAT_CHARS:
-        return serving.text.prepare_chat(chat)
-    return run_aside(lambda: serving.text.prepare_chat(chat))
+    # Tools, documents and what the template adds count too, but are only seen in the prompt.
+    max_chars = (limits.max_input_tokens + 1) * limits.longest_token_bytes or None
+    return run_aside(lambda: serving.text.prepare_chat(chat, max_chars=max_chars))
 
 
 def _num_chars(content: object) -> int:

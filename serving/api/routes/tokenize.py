@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, request
 
+from serving.api.access import current_access
 from serving.api.connection import connection_of
 from serving.api.context import context
 from serving.api.error_handlers import json_response
 from serving.api.json_body import convert, unknown_fields
-from serving.api.native import IGNORED_HEADER, header_safe, ignored_names, refuse_unknown
+from serving.api.native import IGNORED_HEADER, ignored_names, refuse_unknown, shown_names
 from serving.api.offload import run_aside
 from serving.api.readiness import Serving
 from serving.api.roles import TextProcessor
@@ -19,6 +20,7 @@ from serving.api.schema.openai_chat import (
 )
 from serving.api.schema.parity import REFUSED
 from serving.api.schema.tokenize import (
+    MAX_CHARS,
     ChatTokenizeReply,
     ChatTokenizeRequest,
     TokenizedText,
@@ -37,7 +39,7 @@ def tokenize() -> Response:
     serving, body = _opened()
     checked = convert(body, TokenizeRequest)
     ignored = ignored_names(body, TokenizeRequest)
-    refuse_unknown(ignored, context().config.http)
+    _note(ignored)
     check_length(checked.inputs, "inputs")
     return _answer(run_aside(lambda: _tokens(serving.text, checked.inputs)), ignored)
 
@@ -50,16 +52,15 @@ def chat_tokenize() -> Response:
     for name in given:
         if name in REFUSED["chat"]:
             raise InvalidRequest(f"`{name}` is not supported: {REFUSED['chat'][name]}", field=name)
-    ignored = [header_safe(name) for name in unknown_fields(given, ChatTokenizeRequest)]
-    refuse_unknown(ignored, context().config.http)
+    ignored = shown_names(unknown_fields(given, ChatTokenizeRequest))
+    _note(ignored)
     refuse_other_parts(given)
     fields = convert(given, ChatTokenizeRequest)
     check_chat(fields, serving.limits)
     chat = to_chat_request(fields)
 
     def tokens() -> ChatTokenizeReply:
-        prepared = serving.text.prepare_chat(chat)
-        check_length(prepared.prompt_text, "messages")
+        prepared = serving.text.prepare_chat(chat, max_chars=MAX_CHARS)
         spans = _tokens(serving.text, prepared.prompt_text, add_special_tokens=False)
         if [span.id for span in spans] != prepared.prompt_token_ids:
             # a message spells a special token, which a chat never makes one
@@ -73,6 +74,15 @@ def _opened() -> tuple[Serving, dict[str, JsonValue]]:
     shared = context()
     serving = shared.readiness.require()
     return serving, shared.bodies.read_object(request.environ, connection_of(request.environ))
+
+
+def _note(ignored: list[str]) -> None:
+    """Count and log fields that nobody reads. Raises `InvalidRequest` where they are to be refused."""
+    if ignored:
+        shared = context()
+        shared.metrics.ignored_parameters.inc(len(ignored))
+        current_access().facts["ignored_parameters"] = ",".join(ignored)
+        refuse_unknown(ignored, shared.config.http)
 
 
 def _answer(value: object, ignored: list[str]) -> Response:

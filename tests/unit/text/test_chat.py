@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from serving.config import ModelConfig
-from serving.errors import ConfigError, InvalidRequest, TemplateError, ToolError
+from serving.errors import ConfigError, ContextTooLong, InvalidRequest, TemplateError, ToolError
 from serving.messages import SequenceOutput
 from serving.sampling_params import Grammar, SamplingParams
-from serving.text.chat import ChatRequest, PreparedChat
+from serving.text.chat import ChatPreparer, ChatRequest, PreparedChat
+from serving.text.chat_template import ChatTemplate
 from serving.text.processor import TextProcessor
 from serving.text.sequence_text import SequenceText
 from tests.unit.text.vocabularies import byte_level, of_pieces, write_folder
@@ -216,3 +217,20 @@ def test_every_token_has_its_place_in_bytes(tmp_path: Path, text: str) -> None:
     assert all(data[span.start : span.stop].decode() == span.text for span in spans)
     covered = {byte for span in spans for byte in range(span.start, span.stop)}
     assert covered == set(range(len(data)))
+
+
+def test_a_prompt_that_is_too_long_is_not_tokenized() -> None:
+    encoded: list[str] = []
+
+    def encode(text: str) -> list[int]:
+        encoded.append(text)
+        return list(text.encode())
+
+    chats = ChatPreparer(ChatTemplate(HERMES, {}), encode=encode, special_ids={})
+    chat = ChatRequest(messages=[USER], tools=[{**TOOL, "description": "x" * 1000}])
+    num_chars = len(chats.prepare(chat).prompt_text)
+    assert chats.prepare(chat, max_chars=num_chars).prompt_text
+    encoded.clear()
+    with pytest.raises(ContextTooLong, match=f"{num_chars} characters, at most {num_chars - 1} "):
+        chats.prepare(chat, max_chars=num_chars - 1)
+    assert encoded == []
