@@ -54,11 +54,6 @@ TGI: tuple[Difference, ...] = (
         "top-level `properties` needed; `minimum`, recursion and more ignored or refused",
         "any object is a schema; what the grammar engine cannot follow is refused by name",
     ),
-    (
-        "White space in grammars",
-        "at most one space between JSON tokens",
-        "the grammar engine's rules: compact JSON is always allowed",
-    ),
     ("`decoder_input_details`", "empty without a server flag", "always filled"),
     (
         "Frequency penalty in mixed batches",
@@ -104,6 +99,16 @@ TGI: tuple[Difference, ...] = (
         "text: the server opens no connection for a request",
     ),
     (
+        "Tools",
+        "`arguments` may stand for `parameters`, and any text as `tool_choice` names a function",
+        "OpenAI's shapes; `type` may be left out of a named `tool_choice`, as huggingface_hub does",
+    ),
+    (
+        "A chat that ends with the assistant's message",
+        "is continued",
+        "is answered anew, as OpenAI does; `continue_final_message: true` continues it",
+    ),
+    (
         "/v1 routes",
         "TGI's own meaning of OpenAI's fields",
         "OpenAI's, see below",
@@ -130,7 +135,8 @@ OPENAI: tuple[Difference, ...] = (
     (
         "`model`",
         "required",
-        "optional; absent, empty, `tgi`, the served id and the names in SERVED_MODEL_NAME mean the served model",
+        "optional; absent, empty, `tgi`, `dummy` (which huggingface_hub sends), the served id and the names in "
+        "SERVED_MODEL_NAME mean the served model",
     ),
     (
         "Further fields",

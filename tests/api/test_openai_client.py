@@ -283,7 +283,7 @@ def test_models() -> None:
     assert caught.value.code == "model_not_found"
 
 
-@pytest.mark.parametrize("name", ["", "tgi", "demo", "org/other"])
+@pytest.mark.parametrize("name", ["", "tgi", "dummy", "demo", "org/other"])
 def test_names_of_the_served_model(name: str) -> None:
     front = OpenAIFront(model=ModelConfig(served_names=("org/other",)))
     answer = front.client.chat.completions.create(model=name, messages=HI)

@@ -130,8 +130,8 @@ def environment(**settings: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def process() -> Iterator[ServerProcess]:
-    """The open server. `huggingface_hub` calls whatever it finds at a URL `dummy`, unless it is told a name."""
-    with serving(environment(MODEL_ID=MODEL, SERVED_MODEL_NAME="dummy")) as server:
+    """The open server."""
+    with serving(environment(MODEL_ID=MODEL)) as server:
         yield server
 
 

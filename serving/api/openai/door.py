@@ -26,7 +26,7 @@ from serving.errors import InvalidRequest, NotFound
 from serving.messages import EngineReady
 from serving.version import VERSION
 
-_BASE_MODEL = ("", "tgi")
+_BASE_MODEL = ("", "tgi", "dummy")  # huggingface_hub says "dummy" to an address without a model's name
 
 _Fields = TypeVar("_Fields", bound=msgspec.Struct)
 

@@ -93,8 +93,8 @@ class NamedFunction(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class NamedTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    type: Literal["function"]
     function: NamedFunction
+    type: Literal["function"] = "function"
 
 
 class ChatCompletionRequest(SamplingFields, kw_only=True):
