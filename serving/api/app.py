@@ -27,7 +27,7 @@ from serving.api.routes import (
     tokenize,
 )
 from serving.api.routes import metrics as metrics_page
-from serving.api.start_gate import StartGate
+from serving.api.start_gate import NUM_SPELLING, StartGate
 from serving.config import ServerConfig, Stage
 from serving.metrics import ServerMetrics
 from serving.tracing import Tracing
@@ -61,6 +61,7 @@ def create_app(
         ),
         metrics=metrics,
         start_gate=StartGate(),
+        spell_gate=StartGate(NUM_SPELLING),
     )
     access.register(app, metrics, tracing)
     error_handlers.register(app)

@@ -24,6 +24,7 @@ class ApiContext:
     bodies: BodyReader
     metrics: ServerMetrics
     start_gate: StartGate
+    spell_gate: StartGate
 
 
 def context() -> ApiContext:

@@ -1,5 +1,6 @@
-"""Keeps a burst of new calls from holding up everything else in a worker: few at a time go through their costly start
-(checks, template, tokens), the rest wait without a claim to the loop, so that `/ping` and running streams go between.
+"""Keeps a burst of costly work from holding up everything else in a worker: few at a time do it, the rest wait without a
+claim to the loop, so that `/ping` and running streams go between. New calls pass one gate with their start (checks,
+template, tokens), long texts of `/tokenize` another.
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from gevent.lock import BoundedSemaphore
 
 from serving.api.connection import cooperative
 
-_NUM_STARTING = 16
+NUM_STARTING = 16
 """Also the number of long prompts that may be tokenized in threads before a short one has to wait for them."""
+
+NUM_SPELLING = 2
+"""Each of them makes up to a million objects in a thread, and takes its share of the interpreter from the loop."""
 
 
 class StartGate:
-    def __init__(self) -> None:
-        self._free = BoundedSemaphore(_NUM_STARTING)
+    def __init__(self, num_places: int = NUM_STARTING) -> None:
+        self._free = BoundedSemaphore(num_places)
 
     def enter(self) -> StartPass:
         """Wait for a place. The pass must be given back; more than once does no harm."""

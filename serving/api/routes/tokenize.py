@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from flask import Blueprint, Response, request
 
 from serving.api.access import current_access
@@ -31,6 +34,10 @@ from serving.api.schema.tokenize import (
 from serving.api.strict_json import JsonValue
 from serving.errors import InvalidRequest
 
+_Reply = TypeVar("_Reply")
+
+_LONG_BODY_BYTES = 16 * 1024
+
 blueprint = Blueprint("tokenize", __name__)
 
 
@@ -41,7 +48,7 @@ def tokenize() -> Response:
     ignored = ignored_names(body, TokenizeRequest)
     _note(ignored)
     check_length(checked.inputs, "inputs")
-    return _answer(run_aside(lambda: _tokens(serving.text, checked.inputs)), ignored)
+    return _answer(_spelled(lambda: _tokens(serving.text, checked.inputs)), ignored)
 
 
 @blueprint.post("/chat_tokenize")
@@ -67,13 +74,25 @@ def chat_tokenize() -> Response:
             spans = placed(prepared.prompt_token_ids, prepared.prompt_text, serving.text.vocabulary)
         return ChatTokenizeReply(tokenize_response=spans, templated_text=prepared.prompt_text)
 
-    return _answer(run_aside(tokens), ignored)
+    return _answer(_spelled(tokens), ignored)
 
 
 def _opened() -> tuple[Serving, dict[str, JsonValue]]:
     shared = context()
     serving = shared.readiness.require()
     return serving, shared.bodies.read_object(request.environ, connection_of(request.environ))
+
+
+def _spelled(work: Callable[[], _Reply]) -> _Reply:
+    """Result of `work`, done beside the event loop; of long bodies few at a time."""
+    size_bytes = request.content_length
+    if size_bytes is not None and size_bytes < _LONG_BODY_BYTES:
+        return run_aside(work)
+    place = context().spell_gate.enter()
+    try:
+        return run_aside(work)
+    finally:
+        place.give_back()
 
 
 def _note(ignored: list[str]) -> None:
