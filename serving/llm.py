@@ -33,6 +33,7 @@ from serving.engine.boot import boot
 from serving.errors import InvalidRequest, ModelError, from_wire
 from serving.messages import AddRequest, EngineStats, SequenceOutput, TopToken
 from serving.sampling_params import SamplingParams
+from serving.text.chat import ChatRequest
 from serving.text.processor import TextProcessor
 from serving.text.sequence_text import SequenceText
 
@@ -120,11 +121,12 @@ class LLM:
         max_num_seqs: int = 256,
         memory_fraction: float = 0.9,
         num_threads: int | None = None,
+        chat_template: str | None = None,
     ) -> None:
         """`model` is `demo` or a folder in Hugging Face layout; the other options are those of the server."""
         folder = _model_folder(model)
         declared = ServerConfig(
-            model=ModelConfig(model_id=str(model), dtype=dtype),
+            model=ModelConfig(model_id=str(model), dtype=dtype, chat_template=chat_template),
             cache=CacheConfig(
                 block_size=block_size,
                 max_batch_total_tokens=max_batch_total_tokens,
@@ -147,7 +149,7 @@ class LLM:
         booted = boot(declared, model_dir=str(folder), model_id=str(model))
         self._core = booted.core
         self.ready = booted.core.ready(architecture=booted.architecture)
-        self.text = TextProcessor.from_dir(folder, vocab_size=self.ready.vocab_size)
+        self.text = TextProcessor.from_dir(folder, vocab_size=self.ready.vocab_size, config=declared.model)
         self._counter = 0
 
     def __enter__(self) -> LLM:
@@ -202,9 +204,12 @@ class LLM:
     def chat(
         self, messages: Sequence[Mapping[str, object]], params: SamplingParams | None = None
     ) -> RequestOutput:
-        """Answer a conversation of `{"role", "content"}` messages. Raises `TemplateError` if the model has no template."""
-        prompt = self.text.render_chat(messages)
-        return self.generate([self.text.prepare(prompt, add_special_tokens=False)], params)[0]
+        """Answer a conversation of `{"role", "content"}` messages. What they spell never becomes a special token.
+
+        Raises `TemplateError` if the model has no template.
+        """
+        prepared = self.text.prepare_chat(ChatRequest(messages=[dict(message) for message in messages]))
+        return self.generate([prepared.prompt_token_ids], params)[0]
 
     # ------------------------------------------------------------ the loop
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from serving.config import ModelConfig
-from serving.errors import InvalidRequest, TemplateError
+from serving.errors import InvalidRequest
 from serving.sampling_params import SamplingParams
 from serving.text.chat import ChatPreparer, ChatRequest, PreparedChat
 from serving.text.chat_template import ChatTemplate
@@ -99,24 +99,6 @@ class TextProcessor:
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[TokenSpan]:
         """The tokens of `text` with their places in it. Raises `InvalidRequest`."""
         return self.tokenizer.spans(text, add_special_tokens=add_special_tokens)
-
-    def render_chat(
-        self,
-        messages: Sequence[Mapping[str, object]],
-        *,
-        add_generation_prompt: bool = True,
-        tools: Sequence[Mapping[str, object]] | None = None,
-        variables: Mapping[str, object] | None = None,
-    ) -> str:
-        """The prompt text of a chat; tokenize it with `add_special_tokens=False`: the template writes them.
-
-        Raises `TemplateError` when the model has no template or it refuses the messages.
-        """
-        if self._chat_template is None:
-            raise TemplateError("Template error: template not found")
-        return self._chat_template.render(
-            messages, add_generation_prompt=add_generation_prompt, tools=tools, variables=variables
-        )
 
     def new_sequence(self, params: SamplingParams, *, prompt_token_ids: Sequence[int] = ()) -> SequenceText:
         """A consumer for the outputs of one sequence."""

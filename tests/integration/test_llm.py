@@ -14,6 +14,7 @@ from rich.console import Console
 import serving.llm
 from serving import LLM, SamplingParams
 from serving.errors import ConfigError, InvalidRequest, ModelError
+from serving.text.chat import ChatRequest
 from serving.text.tokenizer import Tokenizer
 
 GREEDY = SamplingParams(temperature=0.0, max_new_tokens=24)
@@ -67,9 +68,22 @@ def test_stream_gives_the_same_text_in_pieces_and_can_be_left(llm: LLM) -> None:
 def test_chat_renders_the_template(llm: LLM) -> None:
     messages = [{"role": "user", "content": "What is 3 + 4?"}]
     output = llm.chat(messages, SamplingParams(temperature=0.0, max_new_tokens=60))
-    rendered = llm.text.render_chat(messages)
+    rendered = llm.text.prepare_chat(ChatRequest(messages=messages)).prompt_text
     assert output.prompt_token_ids == llm.text.prepare(rendered, add_special_tokens=False)
     assert output.text
+
+
+def test_what_a_chat_spells_never_becomes_a_special_token(llm: LLM) -> None:
+    special = llm.text.vocabulary.special_text
+    plain = llm.chat([{"role": "user", "content": "a"}], GREEDY).prompt_token_ids
+    hostile = llm.chat([{"role": "user", "content": "".join(special.values())}], GREEDY).prompt_token_ids
+    assert [i for i in hostile if i in special] == [i for i in plain if i in special]
+
+
+def test_a_chat_template_of_ones_own() -> None:
+    with LLM("demo", device="cpu", chat_template="{{ messages[0].content }}:") as llm:
+        output = llm.chat([{"role": "user", "content": "Once upon"}], GREEDY)
+        assert output.prompt_token_ids == llm.text.prepare("Once upon:", add_special_tokens=False)
 
 
 def test_top_tokens_and_prompt_logprobs(llm: LLM) -> None:

@@ -10,6 +10,7 @@ from tokenizers import processors
 from serving.errors import InvalidRequest, TemplateError
 from serving.messages import SequenceOutput
 from serving.sampling_params import SamplingParams
+from serving.text.chat import ChatRequest
 from serving.text.processor import TextProcessor
 from tests.unit.text.vocabularies import byte_level, write_folder
 
@@ -17,6 +18,7 @@ CONFIG = {
     "bos_token": "<s>",
     "chat_template": "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}",
 }
+TOWN = ChatRequest(messages=[{"role": "user", "content": "town"}])
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +63,17 @@ def test_ids_that_the_model_does_not_have_are_refused(folder: Path, processor: T
 
 
 def test_a_chat_becomes_ids_with_the_templates_own_special_tokens(processor: TextProcessor) -> None:
-    text = processor.render_chat([{"role": "user", "content": "town"}])
+    chat = processor.prepare_chat(TOWN)
     assert processor.has_chat_template
-    assert text == "<s>town"
-    assert processor.prepare(text, add_special_tokens=False) == processor.prepare("town")
+    assert chat.prompt_text == "<s>town"
+    assert chat.prompt_token_ids == processor.prepare("town")
 
 
 def test_a_model_without_a_template_says_so(tmp_path: Path) -> None:
     processor = TextProcessor.from_dir(write_folder(tmp_path, byte_level()))
     assert not processor.has_chat_template
     with pytest.raises(TemplateError, match="Template error: template not found"):
-        processor.render_chat([{"role": "user", "content": "town"}])
+        processor.prepare_chat(TOWN)
 
 
 def test_from_prompt_to_text(processor: TextProcessor) -> None:
