@@ -144,7 +144,9 @@ class FakeEngine:
     def stats(self, timeout_s: float) -> EngineStats:
         if self.stats_error is not None:
             raise self.stats_error
-        numbers = {name: 1 for name in EngineStats.__struct_fields__ if name not in ("queue_s", "step")}
+        numbers = {
+            name: 1 for name in EngineStats.__struct_fields__ if name not in ("queue_s", "step", "grammar")
+        }
         return EngineStats(**{**numbers, "num_blocks": 64, "num_free_blocks": 60, "num_cached_tokens": 7})
 
     def healthy(self) -> tuple[bool, str]:
