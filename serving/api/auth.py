@@ -14,7 +14,7 @@ from serving.errors import Unauthorized
 
 SCHEME = "bearer"
 
-_OPEN_TO_GET = frozenset({"/", "/ping", "/health", "/metrics"})
+_OPEN_TO_GET = frozenset({"/ping", "/health", "/metrics"})
 """What a platform probes, which has no key."""
 
 _EXEMPTIONS = {"invocations": "/invocations"}

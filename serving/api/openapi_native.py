@@ -177,5 +177,5 @@ def _health(path: str, name: str) -> Operation:
         answer=Answer("Yes", {TEXT: ()}),
         errors=(503,),
         unready=Unhealthy,
-        open=True,
+        open=path != "/",
     )

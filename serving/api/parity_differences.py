@@ -69,8 +69,8 @@ TGI: tuple[Difference, ...] = (
     ("`x-compute-type`", "ranks and name of the GPU", "ranks and kind of device, such as `1-cpu`"),
     (
         "API key",
-        "scheme and key compared without regard to case; /info, /metrics, /docs and /chat_tokenize are open",
-        "the key to the byte, in constant time; only GET /, /ping, /health and /metrics are open",
+        "scheme and key compared without regard to case; GET / and /info, /metrics, /docs and /chat_tokenize are open",
+        "the key to the byte, in constant time; only GET /ping, /health and /metrics are open",
     ),
     (
         "CORS",
