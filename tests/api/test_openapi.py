@@ -96,7 +96,7 @@ def test_the_key_is_documented_where_it_is_asked_for(new_front: FrontFactory, fr
     assert document["security"] == [{"api_key": []}]
     assert document["components"]["securitySchemes"]["api_key"] == {"type": "http", "scheme": "bearer"}
     for (method, path), operation in operations(document).items():
-        opened = (method == "get" and path in ("/", "/ping", "/health", "/metrics")) or path == "/invocations"
+        opened = (method == "get" and path in ("/ping", "/health", "/metrics")) or path == "/invocations"
         assert (operation.get("security") == []) is opened, path
         assert ("401" in operation["responses"]) is not opened, path
 
