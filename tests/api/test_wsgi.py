@@ -34,7 +34,9 @@ from serving.messages import (
 from tests.api.fake_engine import READY
 
 ROOT = Path(__file__).parents[2]
-STATS = EngineStats(**{name: 1 for name in EngineStats.__struct_fields__ if name not in ("queue_s", "step")})
+STATS = EngineStats(
+    **{name: 1 for name in EngineStats.__struct_fields__ if name not in ("queue_s", "step", "grammar")}
+)
 
 
 def write_tokenizer(directory: Path) -> None:
