@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 
 from serving.api.app import create_app
@@ -46,7 +46,7 @@ class OpenAIFront:
             base_url="http://front/v1",
             api_key="none",
             max_retries=0,
-            http_client=httpx.Client(transport=httpx.WSGITransport(self.app)),
+            http_client=httpx2.Client(transport=httpx2.WSGITransport(self.app)),
         )
 
 

@@ -162,7 +162,7 @@ def test_each_dependency_has_its_reason() -> None:
 BROUGHT_BY = {
     "botocore": "boto3",
     "gevent": "gunicorn",
-    "httpx": "huggingface-hub",
+    "httpx2": "openai",
     "langchain_core": "langchain-openai",
     "pydantic": "openai",
     "requests": "schemathesis",
