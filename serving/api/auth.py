@@ -8,7 +8,6 @@ import hmac
 
 from flask import Flask, Response, request
 
-from serving.api.connection import connection_of
 from serving.config import HttpConfig
 from serving.errors import Unauthorized
 
@@ -29,8 +28,6 @@ def register(app: Flask, config: HttpConfig) -> None:
 
     def require_key() -> None:
         if not _is_open(open_to_post) and not _has_key(key):
-            if _has_body():  # it stays unread, so the connection cannot carry another request
-                connection_of(request.environ).close_after_response(unread_body=True)
             raise Unauthorized("a valid API key is required: send it as `Authorization: Bearer <key>`")
 
     def name_scheme(response: Response) -> Response:
@@ -58,8 +55,3 @@ def _has_key(key: bytes) -> bool:
     scheme, _, credentials = (sent[0] if len(sent) == 1 else "").partition(" ")
     equal = hmac.compare_digest(credentials.strip(" \t").encode("latin-1", "replace"), key)
     return scheme.lower() == SCHEME and equal
-
-
-def _has_body() -> bool:
-    environ = request.environ
-    return bool(environ.get("wsgi.input_terminated")) or environ.get("CONTENT_LENGTH") not in (None, "", "0")

@@ -56,6 +56,8 @@ class ClientConnection:
         sock = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
         self._socket: socket.socket | None = sock
         self._response = getattr(start_response, "__self__", None)
+        self.body_settled = False
+        """True once the body was read, or whoever gave up reading it decided about the connection."""
         self._linger = False
         self._poll: select.poll | None = None
 
@@ -116,8 +118,15 @@ class ConnectionMiddleware:
         connection = ClientConnection(environ, start_response)
         environ[ENVIRON_KEY] = connection
         body = self._app(environ, start_response)
+        if _has_body(environ) and not connection.body_settled:
+            # gunicorn would read all of it, however long, to find the next request behind it.
+            connection.close_after_response(unread_body=True)
         connection.begin_response()
         return ClosingIterator(body, [connection.finish])
+
+
+def _has_body(environ: dict[str, Any]) -> bool:
+    return environ.get("CONTENT_LENGTH") not in (None, "", "0") or "HTTP_TRANSFER_ENCODING" in environ
 
 
 def connection_of(environ: dict[str, Any]) -> ClientConnection:

@@ -58,6 +58,8 @@ class BodyReader:
         except RequestError as error:
             connection.close_after_response(unread_body=not isinstance(error, BodyTimeout))
             raise
+        finally:
+            connection.body_settled = True
         value = strict_json.parse(body)
         if not isinstance(value, dict):
             raise InvalidRequest(f"the body must be a JSON object, not {_kind(value)}", field="body")

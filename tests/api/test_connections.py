@@ -273,6 +273,18 @@ def test_a_declared_body_over_the_limit_is_refused_unread(server: Server) -> Non
         assert json.loads(body)["error_type"] == "payload_too_large"
 
 
+@pytest.mark.parametrize(
+    "line", ["GET /ping", "GET /generate", "POST /health", "POST /nothing", "GET /v1/models"]
+)
+@pytest.mark.parametrize("framing", ["content-length: 1073741824", "transfer-encoding: chunked"])
+def test_a_body_that_nobody_wants_stays_unread(server: Server, line: str, framing: str) -> None:
+    with server.connect() as sock:
+        sock.sendall(f"{line} HTTP/1.1\r\nhost: x\r\n{framing}\r\n\r\n".encode())
+        status, headers, _ = read_answer(sock)
+        assert status in (200, 404, 405)
+        assert headers["connection"] == "close"
+
+
 def test_the_answer_survives_a_body_that_is_still_being_sent(server: Server) -> None:
     with server.connect() as sock:
         size = 3_000_000
