@@ -25,7 +25,7 @@ from serving.sampling_params import Grammar
 MAX_PENDING = 16
 _MOMENT = 1 / 8  # of the time limit
 _LONGEST_WAIT = 1 / 2  # of the time limit: the rest is for compiling
-_NICENESS = 10
+_NICENESS = 5
 
 
 class Unfinished(Protocol):

@@ -27,7 +27,7 @@ COMMAND = (sys.executable, "-m", "serving.grammar.trial")
 _LENGTH = struct.Struct("<I")
 _START_S = 30.0
 _MEMORY_BYTES = 256 * 1024 * 1024
-_NICENESS = 5
+_NICENESS = 10
 _MAX_IDLE = 2
 
 
@@ -175,7 +175,6 @@ class _Process:
 
 def serve(source: BinaryIO, target: BinaryIO) -> None:
     """Answer until the other side closes."""
-    os.nice(_NICENESS)
     setting = msgspec.msgpack.decode(_read(source), type=Setting)
     compiler = GrammarCompiler(
         Vocabulary(
@@ -187,6 +186,7 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
         vocab_size=setting.vocab_size,
         eos_token_ids=setting.eos_token_ids,
     )
+    os.nice(_NICENESS)
     _limit_memory()
     _send(target, Answer())
     while payload := _read(source):
