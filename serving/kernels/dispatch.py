@@ -21,6 +21,7 @@ class Kernels:
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], Tensor]
     rotary: Callable[[Tensor, Tensor, Tensor], Tensor]
     silu_mul: Callable[[Tensor], Tensor]
+    mask_tokens: Callable[[Tensor, Tensor, list[int]], None]
 
 
 REFERENCE = Kernels(
@@ -29,6 +30,7 @@ REFERENCE = Kernels(
     add_rms_norm=reference.add_rms_norm,
     rotary=reference.rotary,
     silu_mul=reference.silu_mul,
+    mask_tokens=reference.mask_tokens,
 )
 _CPU = Kernels(
     linear=cpu.linear,
@@ -36,6 +38,7 @@ _CPU = Kernels(
     add_rms_norm=cpu.add_rms_norm,
     rotary=cpu.rotary,
     silu_mul=cpu.silu_mul,
+    mask_tokens=cpu.mask_tokens,
 )
 _TILED = Kernels(
     linear=tiled.linear,
@@ -43,6 +46,7 @@ _TILED = Kernels(
     add_rms_norm=tiled.add_rms_norm,
     rotary=reference.rotary,
     silu_mul=tiled.silu_mul,
+    mask_tokens=reference.mask_tokens,
 )
 
 
@@ -68,4 +72,5 @@ def _cpu_kernels() -> Kernels:
         add_rms_norm=native.add_rms_norm,
         rotary=native.rotary,
         silu_mul=native.silu_mul,
+        mask_tokens=native.mask_tokens,
     )

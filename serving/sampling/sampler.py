@@ -9,13 +9,14 @@ restart. Log-probabilities are those of the final, filtered distribution or, wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from serving.batch import SampledToken
+from serving.kernels import reference
 from serving.sampling import warpers
 from serving.sampling.adjustments import Adjustments, adjusts, ban, bans
 from serving.sampling.logprobs import top_tokens
@@ -46,8 +47,14 @@ class SamplingRow:
 
 
 class Sampler:
-    def __init__(self, eos_token_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        eos_token_ids: Sequence[int] = (),
+        *,
+        mask_tokens: Callable[[Tensor, Tensor, list[int]], None] = reference.mask_tokens,
+    ) -> None:
         self._adjustments = Adjustments(eos_token_ids)
+        self._mask_tokens = mask_tokens
 
     def sample(
         self, logits: Tensor, rows: list[SamplingRow], masks: TokenMasks | None = None
@@ -84,7 +91,7 @@ class Sampler:
                     num_prompt_tokens=row.num_prompt_tokens,
                 )
         if masks is not None:
-            masks.apply(logits)
+            self._mask_tokens(logits, masks.bits, masks.rows)
         banned = [
             (index, token_id)
             for index, row in enumerate(rows)

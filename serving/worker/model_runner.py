@@ -16,6 +16,7 @@ from serving.contracts import AttentionMetadata, ForwardContext, KVLayerCache
 from serving.distributed import ParallelContext, broadcast_from_rank0
 from serving.grammar.row_matchers import RowMasks, RowMatchers
 from serving.grammar.store import GrammarStore
+from serving.kernels.dispatch import Kernels
 from serving.models.registry import Model
 from serving.platform import Device
 from serving.sampling.logprobs import TopOfRow, top_tokens_of_rows
@@ -49,6 +50,7 @@ class ModelRunner:
         parallel: ParallelContext,
         block_size: int,
         max_num_seqs: int,
+        kernels: Kernels,
         eos_token_ids: Sequence[int] = (),
     ) -> None:
         self._model = model
@@ -57,7 +59,7 @@ class ModelRunner:
         self._block_size = block_size
         self._max_num_seqs = max_num_seqs
         self._groups = [group.name for group in model.kv_groups]
-        self._sampler = Sampler(eos_token_ids)
+        self._sampler = Sampler(eos_token_ids, mask_tokens=kernels.mask_tokens)
         self._grammars: GrammarStore | None = None
         self._matchers = RowMatchers(model.vocab_size, beside=device.torch_device.type != "cpu")
         self._caches: list[KVLayerCache] = []

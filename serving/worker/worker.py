@@ -12,6 +12,7 @@ from serving.config import EngineConfig
 from serving.contracts import KVGroupSpec
 from serving.distributed import init_parallel
 from serving.grammar.store import GrammarStore
+from serving.kernels.dispatch import select_kernels
 from serving.models.hf_config import read_decoder_config
 from serving.models.registry import Model, load_model
 from serving.platform import get_device
@@ -49,6 +50,7 @@ class Worker:
             parallel=self._parallel,
             block_size=config.block_size,
             max_num_seqs=config.max_num_seqs,
+            kernels=select_kernels(self._device.torch_device, deterministic=config.deterministic),
             eos_token_ids=self.eos_token_ids,
         )
 

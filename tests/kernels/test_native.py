@@ -88,6 +88,19 @@ def test_silu_mul(native: NativeKernels, tokens: int, inner: int) -> None:
     torch.testing.assert_close(native.silu_mul(x.clone()), reference.silu_mul(x), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("vocab", "words"), [(10, 1), (64, 2), (100, 4), (70, 2), (64, 4)])
+def test_mask_tokens(native: NativeKernels, vocab: int, words: int) -> None:
+    bits = torch.randint(-(2**31), 2**31, (3, words), dtype=torch.int32)
+    bits[0] = -1
+    bits[1, -1] = 0
+    for rows in ([0, 1, 2], [1, 3, 4]):
+        logits = torch.randn(5, vocab + 6)[:, :vocab]
+        expected = logits.clone()
+        reference.mask_tokens(expected, bits, rows)
+        native.mask_tokens(logits, bits, rows)
+        assert torch.equal(logits, expected)
+
+
 def _metadata(seq_lens: list[int], query_lens: list[int], block_size: int) -> AttentionMetadata:
     """Rows on shuffled blocks; block 0 pads the tables."""
     counts = [-(-length // block_size) for length in seq_lens]

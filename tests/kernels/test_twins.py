@@ -114,3 +114,15 @@ def test_deterministic_rows_have_the_same_bits_in_every_batch(size: int) -> None
     everything = computed(x)
     for start, stop in ((0, 1), (3, 4), (69, 70), (0, 2), (5, 9), (1, 16), (30, 46), (2, 35)):
         assert torch.equal(computed(x[start:stop]), everything[start:stop]), (start, stop)
+
+
+@pytest.mark.parametrize("vocab", [10, 32, 70, 100])
+def test_mask_tokens(kernels: Kernels, vocab: int) -> None:
+    bits = torch.randint(-(2**31), 2**31, (2, 3), dtype=torch.int32)
+    for rows, count in (([0, 1], 2), ([0, 2], 4)):
+        logits = torch.randn(count, vocab)
+        expected = logits.clone()
+        REFERENCE.mask_tokens(expected, bits, rows)
+        assert torch.isinf(expected).any() and torch.isfinite(expected).any()
+        kernels.mask_tokens(logits, bits, rows)
+        assert torch.equal(logits, expected)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from serving.kernels.reference.attention import paged_attention
 
-__all__ = ["add_rms_norm", "linear", "paged_attention", "rms_norm", "rotary", "silu_mul"]
+__all__ = ["add_rms_norm", "linear", "mask_tokens", "paged_attention", "rms_norm", "rotary", "silu_mul"]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -43,3 +43,20 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     """gate_up [T, 2 I] -> silu(gate) * up, [T, I]."""
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
+
+
+def mask_tokens(logits: Tensor, bits: Tensor, rows: list[int]) -> None:
+    """Set what is not permitted in `rows` of logits [R, V] to -inf, in place.
+
+    bits [M, W] int32 on the CPU: bit i of word w of mask m says whether token 32 w + i may be chosen in `rows[m]`. Tokens
+    beyond 32 W are not permitted.
+    """
+    octets = bits.view(torch.uint8).to(logits.device, non_blocking=True)
+    shifts = torch.arange(8, dtype=torch.uint8, device=logits.device)
+    forbidden = ((octets.unsqueeze(-1) >> shifts) & 1).eq(0).flatten(1)
+    index = torch.tensor(rows, device=logits.device)
+    known = min(forbidden.shape[1], logits.shape[1])
+    masked = logits[index]
+    masked[:, :known].masked_fill_(forbidden[:, :known], float("-inf"))
+    masked[:, known:] = float("-inf")
+    logits[index] = masked

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import MinPLogitsWarper, TopPLogitsWarper
 
+from serving.kernels import reference
 from serving.sampling import warpers
 from serving.sampling.adjustments import ban
 from serving.sampling.logprobs import top_tokens, top_tokens_of_rows
@@ -109,13 +110,13 @@ def test_only_permitted_tokens_are_left_in_masked_rows(vocab: int) -> None:
             removed = torch.ones(vocab, dtype=torch.bool)
             removed[ids] = False
             expected[row, removed] = float("-inf")
-        TokenMasks(rows=rows, bits=_bits(permitted, vocab)).apply(logits)
+        reference.mask_tokens(logits, _bits(permitted, vocab), rows)
         assert torch.equal(logits, expected)
 
 
 def test_tokens_beyond_the_mask_are_not_permitted() -> None:
     logits = torch.zeros(1, 70)
-    TokenMasks(rows=[0], bits=_bits([[5]], 32)).apply(logits)
+    reference.mask_tokens(logits, _bits([[5]], 32), [0])
     assert torch.isfinite(logits).nonzero().tolist() == [[0, 5]]
 
 

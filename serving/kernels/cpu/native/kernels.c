@@ -320,3 +320,17 @@ void silu_mul_f32(const float *x, float *y, long T, long I, int threads) {
         for (; i < I; i++) to[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
     }
 }
+
+/* Of M rows of logits [.., V], those named in rows, tokens whose bit is 0 in bits [M, W] get -inf, as do those beyond 32 W. */
+void mask_tokens_f32(float *logits, long stride, const unsigned *bits, long W, const long *rows, long M, long V) {
+    for (long m = 0; m < M; m++) {
+        float *row = logits + rows[m] * stride;
+        const unsigned *words = bits + m * W;
+        for (long first = 0, w = 0; first < V; first += 32, w++) {
+            long end = first + 32 < V ? first + 32 : V;
+            unsigned permitted = w < W ? words[w] : 0;
+            if (permitted == ~0u) continue;
+            for (long i = first; i < end; i++) row[i] = permitted >> (i - first) & 1 ? row[i] : -INFINITY;
+        }
+    }
+}

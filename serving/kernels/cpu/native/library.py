@@ -32,6 +32,7 @@ _SIGNATURES = {
     "rms_norm_f32": [_POINTER] * 4 + [_LONG] * 2 + [_FLOAT, _INT],
     "rotary_f32": [_POINTER, _LONG, _POINTER, _POINTER, _LONG, _POINTER] + [_LONG] * 3 + [_INT],
     "silu_mul_f32": [_POINTER] * 2 + [_LONG] * 2 + [_INT],
+    "mask_tokens_f32": [_POINTER, _LONG, _POINTER, _LONG, _POINTER] + [_LONG] * 2,
 }  # fmt: skip
 
 

@@ -69,6 +69,15 @@ class NativeKernels:
         self._library.silu_mul_f32(gate_up.data_ptr(), output.data_ptr(), rows, half, torch.get_num_threads())
         return output
 
+    def mask_tokens(self, logits: Tensor, bits: Tensor, rows: list[int]) -> None:
+        if logits.dtype is not torch.float32 or logits.stride(1) != 1 or not bits.is_contiguous():
+            cpu.mask_tokens(logits, bits, rows)
+            return
+        self._library.mask_tokens_f32(
+            logits.data_ptr(), logits.stride(0), bits.data_ptr(), bits.shape[1], (ctypes.c_long * len(rows))(*rows),
+            len(rows), logits.shape[1],
+        )  # fmt: skip
+
     def covers_cache(self, query: Tensor, key_cache: Tensor) -> bool:
         """Can `write_kv` and `decode` work on this cache [blocks, block_size, Hkv, D] with these queries [T, Hq, D]?"""
         num_heads, head_dim = query.shape[1:]
