@@ -44,8 +44,10 @@ def create_app(
     *,
     metrics: ServerMetrics | None = None,
     tracing: Tracing | None = None,
+    connect_wait_s: float = 0.0,
 ) -> Flask:
-    """`text` returns None until the engine's model folder is known and its tokenizer read."""
+    """`text` returns None until the engine's model folder is known and its tokenizer read; a request waits up to
+    `connect_wait_s` for that once the engine is ready."""
     app = Flask("serving", static_folder=None)
     metrics = metrics or ServerMetrics()
     app.url_map.merge_slashes = False  # `/v1//models` is a path of its own, and no redirect
@@ -53,7 +55,13 @@ def create_app(
     app.extensions[EXTENSION] = ApiContext(
         config=config,
         engine=engine,
-        readiness=Readiness(engine=engine, text=text, stage=stage, declared=config.limits),
+        readiness=Readiness(
+            engine=engine,
+            text=text,
+            stage=stage,
+            declared=config.limits,
+            connect_wait_s=connect_wait_s,
+        ),
         bodies=BodyReader(
             limit_bytes=limit_bytes,
             timeout_s=config.http.body_timeout_s,

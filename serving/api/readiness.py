@@ -5,6 +5,7 @@ Answers from memory (and one `stat` of the stage file); nothing here waits.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from serving.sampling_params import Watermark
 
 _NORMALIZER_SHRINK = 4
 """A normalizer may shorten text (Unicode composition) by about this factor before it is cut into tokens."""
+
+_CONNECT_POLL_S = 0.02
 
 _StageKey = tuple[int, int]
 
@@ -63,6 +66,8 @@ class Readiness:
     text: TextProvider
     stage: Callable[[], Stage]
     declared: LimitsConfig
+    connect_wait_s: float = 0.0
+    """How long a request may wait for a worker that has just started, while another one already answers `/ping`."""
     _serving: Serving | None = field(default=None, init=False)
 
     def problem(self) -> Stage | None:
@@ -77,7 +82,7 @@ class Readiness:
 
     def require(self) -> Serving:
         """Raises `NotReady` or, once the server is stopping, `Draining`."""
-        problem = self.problem()
+        problem = self._settled_problem()
         if problem is not None and problem.stage == "draining":
             raise Draining("the server is stopping and takes no new requests")
         ready, text = self.engine.ready, self.text()
@@ -88,6 +93,16 @@ class Readiness:
         if serving is None or serving.engine is not ready or serving.text is not text:
             serving = self._serving = Serving(engine=ready, text=text, limits=self._limits(ready, text))
         return serving
+
+    def _settled_problem(self) -> Stage | None:
+        deadline = time.monotonic() + self.connect_wait_s
+        while True:
+            problem = self.problem()
+            if problem is None or problem.stage != "connecting" or self._serving is not None:
+                return problem
+            if time.monotonic() >= deadline:
+                return problem
+            time.sleep(_CONNECT_POLL_S)
 
     def _limits(self, ready: EngineReady, text: TextProcessor) -> Limits:
         vocabulary = text.vocabulary

@@ -28,6 +28,7 @@ from serving.tracing import Tracing, endpoint_problem
 logger = logging.getLogger(__name__)
 
 _WAIT_S = 60.0
+_CONNECT_WAIT_S = 10.0
 _GUNICORN_APP_LOAD_ERROR = 4
 """With this exit code of a worker gunicorn ends instead of starting workers without end."""
 
@@ -44,7 +45,14 @@ def build(run_dir: str) -> Flask:
     text = TextLoader(engine, config)
     text.start()
     tracing = start_tracing(config.runtime, first_worker=slot == metrics.FIRST_SLOT)
-    return create_app(engine, text, config, StageFile(directory / STAGE_FILE), tracing=tracing)
+    return create_app(
+        engine,
+        text,
+        config,
+        StageFile(directory / STAGE_FILE),
+        tracing=tracing,
+        connect_wait_s=_CONNECT_WAIT_S,
+    )
 
 
 def start_tracing(runtime: RuntimeConfig, *, first_worker: bool) -> Tracing | None:

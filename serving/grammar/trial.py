@@ -7,6 +7,7 @@ first the vocabulary, then grammars, one answer each.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import selectors
@@ -186,7 +187,7 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
         vocab_size=setting.vocab_size,
         eos_token_ids=setting.eos_token_ids,
     )
-    os.nice(_NICENESS)
+    _step_back()
     _limit_memory()
     _send(target, Answer())
     while payload := _read(source):
@@ -199,6 +200,13 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
             _send(target, Answer(error=to_wire(error)))
         else:
             _send(target, Answer())
+
+
+def _step_back() -> None:
+    """Take what the engine's threads leave: a step waits for the slowest of them, so one that is held up holds up all."""
+    os.nice(_NICENESS)
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _limit_memory() -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from serving.api.app import create_app
 from serving.api.readiness import StageFile
-from serving.config import Stage
+from serving.config import ServerConfig, Stage
 from serving.errors import NotReady
 from serving.version import VERSION
 from tests.api.conftest import Front
+from tests.api.fake_engine import READY, FakeEngine, FakeText
 
 HEALTH = ("/ping", "/health", "/")
 
@@ -168,3 +171,22 @@ def test_wrong_methods(front: Front, method: str, path: str) -> None:
     assert response.status_code == 405
     assert response.json["error_type"] == "method_not_allowed"
     assert response.headers["allow"]
+
+
+def test_a_request_waits_for_a_worker_that_has_just_started() -> None:
+    engine, text = FakeEngine(ready=None), FakeText()
+    app = create_app(engine, lambda: text, ServerConfig(), lambda: Stage(stage="ready"), connect_wait_s=30.0)
+    asked = threading.Event()
+    answers = []
+
+    def ask() -> None:
+        asked.set()
+        answers.append(app.test_client().post("/generate", json={"inputs": "a"}).status_code)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    asked.wait()
+    assert app.test_client().get("/ping").status_code == 503
+    engine.ready = READY
+    thread.join(30.0)
+    assert answers == [200]
