@@ -91,6 +91,7 @@ def main(arguments: Sequence[str] | None = None, *, build: BuildCore = build_cor
     declared = msgspec.json.decode((options.run_dir / RUN_CONFIG_FILE).read_bytes(), type=ServerConfig)
     logs.configure("engine", level=declared.runtime.log_level, json_output=declared.runtime.json_logs)
     process = EngineProcess(options.run_dir / ENGINE_SOCKET, stage_fd=options.stage_fd)
+    threading.excepthook = process.thread_died
     try:
         process.run(
             build,
@@ -148,6 +149,11 @@ class EngineProcess:
             self._loop.break_off(reason)
         threading.Event().wait(_RANK_DEATH_GRACE_S)
         self.fail(RankDied(reason))
+
+    def thread_died(self, arguments: threading.ExceptHookArgs) -> None:
+        """A thread ended by an error nobody expected: somebody would wait for its work for ever."""
+        if isinstance(arguments.exc_value, Exception):
+            self.fail(arguments.exc_value)
 
     def fail(self, error: Exception) -> NoReturn:
         """Log once, tell the fronts and PID 1, end the process. No clean-up: after a failure, closing a device

@@ -1,6 +1,6 @@
 """The real engine process around a fake core and executor: `python -m tests.unit.engine.engine_main …`.
 
-`--model-id` scripts it: `boot-fails`, `boot-breaks`, `step-fails`, `check-fails`, `slow` (steps of 0.2 s), `ranks`
+`--model-id` scripts it: `boot-fails`, `boot-breaks`, `step-fails`, `thread-dies`, `check-fails`, `slow` (steps of 0.2 s), `ranks`
 (a real rank group; a step hangs for ever once a rank is dead), else a token per request and step, for ever unless
 `max_new_tokens` is set.
 """
@@ -54,6 +54,9 @@ class FakeCore:
     def step(self) -> list[SequenceOutput]:
         if self._script == "step-fails":
             raise RuntimeError("secret /path\nand a second line")
+        if self._script == "thread-dies":
+            threading.Thread(target=lambda: [].pop()).start()
+            threading.Event().wait()
         if self._group is not None and self._group.death(within_s=0.0):
             threading.Event().wait()
         threading.Event().wait(0.2 if self._script == "slow" else 0.002)

@@ -247,6 +247,15 @@ def error_of_any(stream: OutputStream) -> str:
     return caught.value.message
 
 
+def test_a_thread_that_dies_ends_the_engine(start: Callable[..., Engine]) -> None:
+    engine = start("thread-dies")
+    stream = submit(engine.client())
+    assert error_of(stream) == "the engine failed"
+    status, log, _ = engine.end()
+    assert status == 1
+    assert "pop from empty list" in log
+
+
 def test_lost_blocks_are_found_when_idle(start: Callable[..., Engine]) -> None:
     engine = start("check-fails")
     drain(submit(engine.client(), max_new_tokens=3))
