@@ -1,7 +1,7 @@
 """The real engine process around a fake core and executor: `python -m tests.unit.engine.engine_main …`.
 
-`--model-id` scripts it: `boot-fails`, `boot-breaks`, `step-fails`, `thread-dies`, `check-fails`, `slow` (steps of 0.2 s), `ranks`
-(a real rank group; a step hangs for ever once a rank is dead), else a token per request and step, for ever unless
+`--model-id` scripts it: `boot-fails`, `boot-breaks`, `step-fails`, `thread-dies`, `check-fails`, `slow` (steps of 0.2 s),
+`ranks` (a real rank group; a step hangs for ever once a rank is dead), else a token per request and step, for ever unless
 `max_new_tokens` is set.
 """
 
