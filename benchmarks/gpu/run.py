@@ -30,7 +30,12 @@ from benchmarks.gpu.summary import compare, show
 
 ROOT = Path(__file__).parents[2]
 KERNEL_TESTS = ("tests/gpu/test_attention.py", "tests/gpu/test_models.py")
-ENGINE_TESTS = ("tests/gpu/test_engine.py", "tests/gpu/test_memory.py", "tests/gpu/test_server.py")
+ENGINE_TESTS = (
+    "tests/gpu/test_engine.py",
+    "tests/gpu/test_structured_output.py",
+    "tests/gpu/test_memory.py",
+    "tests/gpu/test_server.py",
+)
 _TAIL_CHARACTERS = 6000
 
 
