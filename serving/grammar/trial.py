@@ -7,7 +7,6 @@ first the vocabulary, then grammars, one answer each.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import selectors
@@ -187,7 +186,7 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
         vocab_size=setting.vocab_size,
         eos_token_ids=setting.eos_token_ids,
     )
-    _step_back()
+    os.nice(_NICENESS)
     _limit_memory()
     _send(target, Answer())
     while payload := _read(source):
@@ -200,13 +199,6 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
             _send(target, Answer(error=to_wire(error)))
         else:
             _send(target, Answer())
-
-
-def _step_back() -> None:
-    """Take what the engine's threads leave: a step waits for the slowest of them, so one that is held up holds up all."""
-    os.nice(_NICENESS)
-    with contextlib.suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _limit_memory() -> None:
