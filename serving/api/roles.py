@@ -115,9 +115,6 @@ class TextProcessor(Protocol):
     @property
     def vocabulary(self) -> Vocabulary: ...
 
-    @property
-    def has_chat_template(self) -> bool: ...
-
     def new_sequence(
         self, params: SamplingParams, *, prompt_token_ids: Sequence[int] = ()
     ) -> SequenceText: ...

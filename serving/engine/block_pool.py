@@ -55,9 +55,6 @@ class BlockPool:
         """The block that holds this content, without taking a reference."""
         return self._index.get(block_hash)
 
-    def is_free(self, block: int) -> bool:
-        return self._ref_counts[block] == 0
-
     def acquire(self, block: int) -> None:
         """Add a reference; a cached block leaves the free list."""
         if self._ref_counts[block] == 0:
@@ -81,11 +78,6 @@ class BlockPool:
         if block_hash not in self._index and self._hashes[block] is None:
             self._index[block_hash] = block
             self._hashes[block] = block_hash
-
-    def clear_index(self) -> None:
-        """Forget all cached content; references are untouched."""
-        self._index.clear()
-        self._hashes = [None] * self.num_blocks
 
     def check(self, references: dict[int, int]) -> None:
         """Compare with an independent count of references. Raises `BlockAccountingError` at the first difference."""

@@ -96,11 +96,6 @@ class Request:
     def num_uncomputed_tokens(self) -> int:
         return len(self.token_ids) - self.num_computed_tokens
 
-    @property
-    def decoding(self) -> bool:
-        """Only the last sampled token is left to compute."""
-        return self.num_uncomputed_tokens == 1 and self.num_output_tokens > 0
-
     def append(self, token_id: int) -> None:
         """Add a sampled token and decide whether it ends the sequence: the length limit wins over a stop (tgi 4.1).
 

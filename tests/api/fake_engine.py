@@ -179,10 +179,6 @@ class FakeText:
             template, encode=lambda text: list(text.encode()), special_ids={"</s>": EOS}
         )
 
-    @property
-    def has_chat_template(self) -> bool:
-        return self._chats.has_template
-
     def prepare_chat(self, chat: ChatRequest, *, max_chars: int | None = None) -> PreparedChat:
         return self._chats.prepare(chat, max_chars=max_chars)
 

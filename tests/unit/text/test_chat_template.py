@@ -11,19 +11,10 @@ from transformers import PreTrainedTokenizerFast
 
 from serving.errors import ConfigError, InvalidRequest, ModelError, TemplateError
 from serving.text.chat_template import RESERVED_VARIABLES, ChatTemplate
+from tests.unit.text.template_shapes import CHATML, LLAMA_2
 from tests.unit.text.vocabularies import byte_level
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
-
-CHATML = """{% for message in messages %}
-    {% if loop.first and message['role'] != 'system' %}
-{{ '<|im_start|>system\\nYou are helpful.<|im_end|>\\n' }}
-    {% endif %}
-{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}
-{% endfor %}
-{% if add_generation_prompt %}
-{{ '<|im_start|>assistant\\n' }}
-{%- endif %}"""
 
 LLAMA_3 = """{{- bos_token }}
 {%- if messages[0]['role'] == 'system' %}
@@ -52,29 +43,6 @@ LLAMA_3 = """{{- bos_token }}
     {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
 {%- endif %}
 """
-
-LLAMA_2 = """{% if messages[0]['role'] == 'system' %}
-{% set loop_messages = messages[1:] %}
-{% set system_message = messages[0]['content'] %}
-{% else %}
-{% set loop_messages = messages %}
-{% set system_message = false %}
-{% endif %}
-{% for message in loop_messages %}
-{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
-{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}
-{% endif %}
-{% if loop.index0 == 0 and system_message != false %}
-{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}
-{% else %}
-{% set content = message['content'] %}
-{% endif %}
-{% if message['role'] == 'user' %}
-{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}
-{% elif message['role'] == 'assistant' %}
-{{ ' '  + content.strip() + ' ' + eos_token }}
-{% endif %}
-{% endfor %}"""
 
 QWEN = """{%- set ns = namespace(multi_step=true, last=messages|length - 1) %}
 {%- for message in messages[::-1] %}
