@@ -100,7 +100,7 @@ $(VENV)/.torch-$(BUILD): constraints-cpu.txt | $(VENV)/.python
 
 $(VENV)/.runtime-$(BUILD): pyproject.toml $(VENV)/.torch-$(BUILD)
 	@echo "environment: installing textgen-endpoint and what it needs"
-	@$(PIP_INSTALL) -e '.$(if $(EXTRAS),[$(EXTRAS)])'
+	@$(PIP_INSTALL) -e '.[local$(if $(EXTRAS),$(COMMA)$(EXTRAS))]'
 	@touch $@
 
 $(VENV)/.dev-$(BUILD): pyproject.toml $(VENV)/.torch-$(BUILD)

@@ -149,6 +149,19 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(("CORS_ALLOW_ORIGIN",), "http.cors_allow_origin", "cors-allow-origin"),
     Variable(("UNKNOWN_PARAMETERS",), "http.unknown_parameters", "unknown-parameters"),
     Variable(("GRACEFUL_TERMINATION_TIMEOUT",), "http.drain_timeout_s", "graceful-termination-timeout"),
+    Variable(("UNARY_DEADLINE_S",), "http.unary_deadline_s", "unary-deadline-s"),
+    Variable(("SAGEMAKER_BATCH",), "http.batch_transform", "batch-transform"),
+    Variable(("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT",), "http.default_accept", "default-accept"),
+    Variable(
+        ("SAGEMAKER_ENABLE_STATEFUL_SESSIONS", "OPTION_ENABLE_STATEFUL_SESSIONS"),
+        "sessions.enabled",
+        "stateful-sessions",
+    ),
+    Variable(
+        ("SAGEMAKER_SESSIONS_EXPIRATION", "OPTION_SESSIONS_EXPIRATION"), "sessions.ttl_s", "session-ttl-s"
+    ),
+    Variable(("MAX_SESSIONS",), "sessions.max_sessions", "max-sessions"),
+    Variable(("SESSION_KV_FRACTION",), "sessions.kv_fraction", "session-kv-fraction"),
     Variable(
         ("LOG_LEVEL",),
         "runtime.log_level",
@@ -175,7 +188,6 @@ OUR_PREFIXES = ("SM_", "HF_MODEL", "MAX_", "SAGEMAKER_", "OPTION_")
 # Set by the platform or an SDK, not by a user who expects an effect.
 PLATFORM_NAMES = frozenset(
     {
-        "SAGEMAKER_BATCH",
         "SAGEMAKER_BATCH_STRATEGY",
         "SAGEMAKER_CONTAINER_LOG_LEVEL",
         "SAGEMAKER_ENABLE_LOAD_AWARE",

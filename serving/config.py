@@ -140,6 +140,29 @@ class HttpConfig(_Slice):
         _doc("request fields that the native routes do not know: name them in a header, or 422"),
     ] = "report"
     drain_timeout_s: Annotated[float, Meta(ge=0.0), _doc("time running work has after SIGTERM")] = 25.0
+    unary_deadline_s: Annotated[
+        float,
+        Meta(ge=0.0),
+        _doc("time `/invocations` has to answer a request that is not streamed, seconds; 0 = no limit"),
+    ] = 58.0
+    batch_transform: Annotated[
+        bool, _doc("the platform says that this is a batch transform job: no deadline for single answers")
+    ] = False
+    default_accept: Annotated[
+        str | None,
+        _doc("what `/invocations` takes for a missing Accept header or `*/*`, such as application/jsonlines"),
+    ] = None
+
+
+class SessionConfig(_Slice):
+    enabled: Annotated[bool, _doc("stateful sessions on `/invocations`")] = True
+    ttl_s: Annotated[float, Meta(gt=0.0), _doc("life of a session from its creation, seconds")] = 1200.0
+    max_sessions: Annotated[PositiveInt, _doc("sessions open at once; beyond it 429")] = 256
+    kv_fraction: Annotated[
+        float,
+        Meta(ge=0.0, le=1.0),
+        _doc("share of the KV capacity that sessions may keep for their next turn"),
+    ] = 0.25
 
 
 class ServerConfig(_Slice):
@@ -152,6 +175,7 @@ class ServerConfig(_Slice):
     limits: LimitsConfig = LimitsConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     http: HttpConfig = HttpConfig()
+    sessions: SessionConfig = SessionConfig()
 
 
 class EngineConfig(_Slice):
