@@ -127,6 +127,10 @@ class Hosting(Protocol):
         """Stop its containers, then remove the resource."""
         ...
 
+    def endpoint_rescaled(self, name: str) -> None:
+        """DesiredWeight or DesiredInstanceCount of the record's ProductionVariants have changed: follow them."""
+        ...
+
     def component_created(self, name: str) -> None: ...
 
     def component_updated(self, name: str) -> None: ...
@@ -157,7 +161,11 @@ class Routing(Protocol):
         session_id: str | None = None,
     ) -> Target:
         """Raises `ServiceError` (ValidationError) for an endpoint, variant, component or container that is unknown, missing
-        or not in service, with the texts of spec section 2.3. A known session goes where it was opened."""
+        or not in service, with AWS's texts. A known session goes where it was opened. Each target is `finished` once."""
+        ...
+
+    def finished(self, target: Target) -> None:
+        """The invocation is over, however it went: LEAST_OUTSTANDING_REQUESTS counts it no longer."""
         ...
 
     def opened_session(self, session_id: str, target: Target) -> None: ...
@@ -169,7 +177,9 @@ class ObjectStorage(Protocol):
     """Files by URI: s3:// through boto3 where AWS_ENDPOINT_URL_S3 (or AWS) answers, file:// on this disk."""
 
     async def read(self, uri: str, *, limit_bytes: int) -> tuple[bytes, str | None]:
-        """Content and content type."""
+        """Content and content type. Raises `ServiceError` (ValidationError): no such object, over the limit, no answer."""
         ...
 
-    async def write(self, uri: str, content: bytes, *, content_type: str | None = None) -> None: ...
+    async def write(self, uri: str, content: bytes, *, content_type: str | None = None) -> None:
+        """Raises `ServiceError` (ValidationError) when it cannot be stored."""
+        ...
