@@ -13,7 +13,10 @@ from typing import Any, Literal, Protocol
 
 Kind = Literal["model", "endpoint-config", "endpoint", "inference-component"]
 Record = dict[str, Any]
-"""A resource as its Describe operation shows it, in the service model's member names; times are epoch seconds."""
+"""A resource as its Describe operation shows it, in the service model's member names; times are epoch seconds.
+
+An endpoint begins as Creating with `ProductionVariants` whose `CurrentInstanceCount` is 0; a component's image is
+`Specification.Container.DeployedImage.SpecifiedImage`. What begins with an underscore is kept, and shown to nobody."""
 
 
 class ServiceError(Exception):
@@ -90,7 +93,7 @@ class Resources(Protocol):
     """The one store of resources; every change is on disk when the call returns."""
 
     def add(self, kind: Kind, name: str, record: Record) -> None:
-        """Raises `ServiceError` (ValidationException) when the name is taken."""
+        """Raises `ServiceError` (ValidationException) when the name is taken; names differ by more than case."""
         ...
 
     def get(self, kind: Kind, name: str) -> Record:
@@ -120,7 +123,13 @@ class Hosting(Protocol):
     def endpoint_created(self, name: str) -> None: ...
 
     def endpoint_updated(self, name: str, *, config_name: str) -> None:
-        """The endpoint shall move to another configuration; the old containers serve until the new ones are in service."""
+        """The endpoint, now Updating, shall move to another configuration, also named in its `PendingDeploymentSummary`
+        (which ends with the move); the old containers serve until the new ones are in service."""
+        ...
+
+    def capacities_changed(self, name: str) -> None:
+        """Some variants of an endpoint, now Updating, have another DesiredWeight or DesiredInstanceCount in
+        `ProductionVariants`: make them current, then InService."""
         ...
 
     def endpoint_deleted(self, name: str) -> None:
