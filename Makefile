@@ -30,12 +30,12 @@ COMMA := ,
 IMAGE ?= textgen-endpoint
 VERSION = $(shell sed -n 's/^VERSION = "\(.*\)"$$/\1/p' serving/version.py)
 
-.PHONY: help serve test test-full test-gpu lint format bench image clean
+.PHONY: help serve test test-full test-gpu test-sagemaker sdk-environments lint format bench image clean
 
 help:  ## this list
 	@echo "textgen-endpoint: make TARGET [SETTING=VALUE ...]"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "Settings:"
 	@echo "  PYTHON=$(PYTHON)       interpreter for the environment, 3.11 or newer"
@@ -65,6 +65,13 @@ test-full: $(DEV)  ## run the suite with the full counts (long)
 test-gpu: $(DEV)  ## run the tests that need a CUDA device (with CUDA=1)
 	$(ENV_PYTHON) -m pytest tests/gpu --full -m gpu -W default $(PYTEST_ARGS)
 
+test-sagemaker: export OMP_NUM_THREADS ?= 1
+test-sagemaker: sdk-environments  ## run both lines of the SageMaker SDK, boto3 and the emulator, with the full counts
+	$(ENV_PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile tests/sagemaker --full -m "not gpu" $(PYTEST_ARGS)
+
+sdk-environments: $(DEV)  ## make .venv-sagemaker2 and .venv-sagemaker3, or leave them when they are right
+	@$(ENV_PYTHON) scripts/sdk_environments.py
+
 lint: $(DEV)  ## ruff, mypy --strict, the import rules
 	$(ENV_PYTHON) -m ruff check .
 	$(ENV_PYTHON) -m mypy
@@ -82,7 +89,7 @@ image:  ## build the CPU image, with CUDA=1 the CUDA image (needs docker)
 	  --tag $(IMAGE):$(VERSION)$(if $(CUDA),,-cpu) .
 
 clean:  ## remove the environment and all caches
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-sagemaker[23] build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 # ------------------------------------------------------------------------------------------------ the environment
 
