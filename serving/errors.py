@@ -16,10 +16,13 @@
     │   ├── UnsupportedMediaType     content type that is not JSON
     │   ├── BodyTimeout              the client sent its body too slowly
     │   ├── NotFound                 no such route, model or adapter
+    │   ├── SessionRefused           no such session any more, or sessions are switched off (400)
+    │   │   └── SessionMissing       a session is to be closed and none was named (424)
     │   ├── MethodNotAllowed         the route exists, the method does not
     │   ├── Overloaded               queue or concurrency is full; `retry_after_s` says when to come back
     │   ├── Draining                 the server is stopping
     │   ├── NotReady                 the server is still starting
+    │   ├── DeadlineExceeded         the time for an answer is over, and what there is of it is of no use
     │   ├── GenerationFailed         the engine failed while working on this request
     │   └── IncompleteGeneration     the generation ended without a final message
     └── TransportError               an internal channel broke or carried something that is not a frame
@@ -116,6 +119,14 @@ class NotFound(RequestError):
         self.field = field
 
 
+class SessionRefused(RequestError):
+    error_type = "session"
+
+
+class SessionMissing(SessionRefused):
+    """Its own class, because hosting conventions give it a status of its own."""
+
+
 class MethodNotAllowed(RequestError):
     error_type = "method_not_allowed"
 
@@ -134,6 +145,10 @@ class Draining(RequestError):
 
 class NotReady(RequestError):
     error_type = "healthcheck"
+
+
+class DeadlineExceeded(RequestError):
+    error_type = "deadline"
 
 
 class GenerationFailed(RequestError):
@@ -155,7 +170,16 @@ class WireError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 _WIRE_CLASSES: dict[str, type[RequestError]] = {
     cls.error_type: cls
-    for cls in (InvalidRequest, NotFound, ToolError, Overloaded, Draining, GenerationFailed, NotReady)
+    for cls in (
+        InvalidRequest,
+        NotFound,
+        SessionRefused,
+        ToolError,
+        Overloaded,
+        Draining,
+        GenerationFailed,
+        NotReady,
+    )
 }
 
 

@@ -26,7 +26,7 @@ CLIENT_CLOSED = "client_closed"
 FIELDS = (
     "method", "route", "status", "error_type", "field", "api", "model", "stream", "n",
     "input_tokens", "cached_tokens", "generated_tokens", "validation_s", "queue_s", "ttft_s", "inference_s",
-    "total_s", "finish_reason", "seed", "ignored_parameters",
+    "total_s", "finish_reason", "deadline", "seed", "ignored_parameters",
     "request_id", "engine_request_id", "inference_id", "trace_id",
 )  # fmt: skip
 """What every request line has, in this order, what is read first in front; null (left out of plain lines) where it does

@@ -12,7 +12,7 @@ from flask import Response, request
 
 from serving.api.connection import ClientConnection, connection_of
 from serving.api.context import ApiContext, context
-from serving.api.error_handlers import with_error_event
+from serving.api.error_handlers import json_response, with_error_event
 from serving.api.error_styles import Problem
 from serving.api.generation import Generation
 from serving.api.readiness import Serving
@@ -21,6 +21,10 @@ from serving.api.schema.generate import GenerateRequest
 from serving.api.start_gate import StartPass
 from serving.api.streaming import SSE, Framing, paced
 from serving.api.strict_json import JsonValue
+
+CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+DEADLINE_REACHED = "deadline=reached"
+"""Custom attribute of an answer that is not complete because the time for it was over."""
 
 
 @dataclass(slots=True)
@@ -32,6 +36,8 @@ class Call:
     body: dict[str, JsonValue]
     start_pass: StartPass
     framing: Framing = SSE
+    deadline: float | None = None
+    """Reading of `time.monotonic` at which an answer that is not streamed has to be complete."""
 
     def generation(self, *requests: GenerateRequest, keep_tokens: bool) -> Generation:
         """The generation of this call, noted in its record."""
@@ -43,9 +49,17 @@ class Call:
             timings=self.record.timings,
             keep_tokens=keep_tokens,
             on_submitted=self.start_pass.give_back,
+            deadline=None if requests[0].stream else self.deadline,
         )
         self.record.begins(generation)
         return generation
+
+    def whole(self, generation: Generation, body: object) -> Response:
+        """Answer with `body`; a header says where a deadline cut it."""
+        response = json_response(body)
+        if generation.deadline_reached:
+            response.headers[CUSTOM_ATTRIBUTES] = DEADLINE_REACHED
+        return response
 
     def stream(
         self,

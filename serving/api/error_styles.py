@@ -12,6 +12,7 @@ from msgspec import Meta
 from serving.errors import (
     BodyTimeout,
     ContextTooLong,
+    DeadlineExceeded,
     Draining,
     GenerationFailed,
     IncompleteGeneration,
@@ -24,6 +25,8 @@ from serving.errors import (
     PayloadTooLarge,
     RequestError,
     ServingError,
+    SessionMissing,
+    SessionRefused,
     TemplateError,
     ToolError,
     Unauthorized,
@@ -44,14 +47,18 @@ _NATIVE_STATUSES: dict[type[ServingError], int] = {
     UnsupportedMediaType: 415,
     BodyTimeout: 408,
     NotFound: 404,
+    SessionRefused: 400,
+    SessionMissing: 424,
     MethodNotAllowed: 405,
     Overloaded: 429,
     Draining: 503,
     NotReady: 503,
     GenerationFailed: 424,
+    DeadlineExceeded: 424,
     IncompleteGeneration: 500,
     RequestError: 424,
 }
+# A passed deadline stays 424 here: what clients of OpenAI see as 408, 429 or 5xx they send again, twice.
 _OPENAI_STATUSES = _NATIVE_STATUSES | {
     InvalidRequest: 400,
     TemplateError: 400,

@@ -4,6 +4,7 @@ up. Shared by all APIs, streams and single answers; knows nothing of their shape
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +16,12 @@ from serving.api.connection import CHECK_INTERVAL_S, ClientConnection, ClientDis
 from serving.api.roles import EngineClient, OutputStream, SequenceText, TextProcessor, TokenText
 from serving.api.schema.generate import GenerateRequest
 from serving.buckets import DURATION_S, BucketCounts
-from serving.errors import Draining, IncompleteGeneration, InvalidRequest
+from serving.errors import DeadlineExceeded, Draining, IncompleteGeneration, InvalidRequest, Overloaded
 from serving.messages import RequestAccepted, SequenceOutput, TopToken
 
 _GRAMMAR = "grammar"
 _ENGINE_GAVE_UP = frozenset({"abort", "error"})
+_LATE_RETRY_S = 5.0
 
 
 @dataclass(slots=True)
@@ -100,8 +102,11 @@ class Generation:
         timings: Timings,
         keep_tokens: bool,
         on_submitted: Callable[[], None] = lambda: None,
+        deadline: float | None = None,
     ) -> None:
+        """`deadline` is the reading of `time.monotonic` at which all sequences end with what they have."""
         self.timings = timings
+        self.deadline_reached = False
         self.prompts: list[PromptState] = []
         self.sequences: list[SequenceState] = []
         for request in requests:
@@ -111,6 +116,7 @@ class Generation:
         self._connection = connection
         self._keep_tokens = keep_tokens
         self._on_submitted = on_submitted
+        self._deadline = deadline
         self._early: deque[SequenceOutput] = deque()
         self._stream: OutputStream | None = None
         self._checked = timings.started
@@ -138,13 +144,18 @@ class Generation:
         return sum(sequence.text.num_tokens for sequence in self.sequences)
 
     def start(self) -> None:
-        """Submit and wait until the engine admitted every prompt. Raises the `RequestError` that refused one."""
+        """Submit and wait until the engine admitted every prompt, or until the deadline. Raises the `RequestError` that
+        refused one."""
         self.timings.queued = time.monotonic()
+        if self._left_s() <= 0.0:
+            raise self._too_late()
         self._stream = self._engine.submit(
             *(prompt.request.to_engine(prompt.request_id) for prompt in self.prompts)
         )
         self._on_submitted()
         while not all(prompt.accepted for prompt in self.prompts):
+            if self._left_s() <= 0.0:
+                return
             news = self._first_news(self._stream)
             if isinstance(news, RequestAccepted):
                 self._by_id[news.request_id].accepted = True
@@ -157,13 +168,18 @@ class Generation:
         return bool(self._early) or (self._stream is not None and self._stream.has_news)
 
     def progress(self) -> Iterator[Progress | None]:
-        """Yield what happens until all sequences ended; None every `CHECK_INTERVAL_S` in which nothing did.
+        """Yield what happens until all sequences ended; None every `CHECK_INTERVAL_S` in which nothing did. At the
+        deadline those that go on end there, with `length` and no further tokens.
 
-        Raises `ClientDisconnected` when the client left, and the `RequestError` that ended the request.
+        Raises `ClientDisconnected` when the client left, and the `RequestError` that ended the request: at the deadline
+        `Overloaded` when there is no token, `DeadlineExceeded` when what there is would be of no use.
         """
         if self._stream is None:
             raise IncompleteGeneration("Incomplete generation")
         while True:
+            if self._left_s() <= 0.0 and not self.has_news():
+                yield from self._cut()
+                return
             news = self._early.popleft() if self._early else self._next(self._stream)
             if news is None:
                 yield None
@@ -222,12 +238,49 @@ class Generation:
             if self._connection.is_gone():
                 raise ClientDisconnected
         try:
-            return stream.get(CHECK_INTERVAL_S)
+            return stream.get(max(0.0, min(CHECK_INTERVAL_S, self._left_s())))
         except TimeoutError:
             return None
         except GreenletExit:
             # gunicorn ends what still runs when its graceful timeout is over
             raise Draining("the server stopped before the generation was complete") from None
+
+    def _left_s(self) -> float:
+        return math.inf if self._deadline is None else self._deadline - time.monotonic()
+
+    def _cut(self) -> Iterator[Progress]:
+        if self.num_generated_tokens == 0:
+            raise self._too_late()
+        if self.request.needs_end:
+            raise self.useless_part("an answer in a given format, or a tool call that must come,")
+        self.deadline_reached = True
+        self.close()
+        for index, sequence in enumerate(self.sequences):
+            if not sequence.ended:
+                sequence.ended = True
+                sequence.text.finish_reason = "length"
+                yield Progress(index=index, tokens=(), final=True)
+
+    def useless_part(self, what: str) -> DeadlineExceeded:
+        """The error for an answer that was cut where the part is no answer. `what` was cut."""
+        self.deadline_reached = True
+        return DeadlineExceeded(
+            f"{what} was not complete at the deadline of this call ({self._given_s():g} s, UNARY_DEADLINE_S), and part "
+            "of it is of no use: stream the answer, ask for fewer tokens, or use asynchronous inference with "
+            "UNARY_DEADLINE_S=0"
+        )
+
+    def _too_late(self) -> Overloaded:
+        self.deadline_reached = True
+        return Overloaded(
+            f"no token was generated by the deadline of this call ({self._given_s():g} s, UNARY_DEADLINE_S): the server "
+            "is busy, or the prompt is long for it. Come back later, stream the answer, or use asynchronous inference "
+            "with UNARY_DEADLINE_S=0",
+            retry_after_s=_LATE_RETRY_S,
+        )
+
+    def _given_s(self) -> float:
+        return 0.0 if self._deadline is None else round(self._deadline - self.timings.started, 1)
 
     def _take(self, output: SequenceOutput) -> Progress | None:
         prompt = self._by_id[output.request_id]

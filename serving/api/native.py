@@ -10,7 +10,6 @@ from flask import Response
 
 from serving.api.adapters import require_no_adapter
 from serving.api.call import Call, open_call
-from serving.api.error_handlers import json_response
 from serving.api.generation import Generation
 from serving.api.json_body import convert, unknown_fields
 from serving.api.native_reply import PrefillToken, compute_headers, reply, reply_headers
@@ -76,7 +75,7 @@ def answer(call: Call, route: NativeRoute) -> Response:
         headers = compute_headers(generation, call.serving.engine)
         response = call.stream(generation, native_events, headers)
     else:
-        response = _whole(call.serving, generation, route)
+        response = _whole(call, generation, route)
     if ignored:
         response.headers[IGNORED_HEADER] = ",".join(ignored)
     return response
@@ -117,15 +116,15 @@ def _checked_request(route: NativeRoute, body: NativeRequest, serving: Serving) 
     )
 
 
-def _whole(serving: Serving, generation: Generation, route: NativeRoute) -> Response:
+def _whole(call: Call, generation: Generation, route: NativeRoute) -> Response:
     with generation:
         generation.start()
         for _ in generation.progress():
             pass
     generation.finish()
-    body = reply(generation, _prefill(generation, serving.text))
-    response = json_response([body] if route.as_array else body)
-    response.headers.update(reply_headers(generation, serving.engine))
+    body = reply(generation, _prefill(generation, call.serving.text))
+    response = call.whole(generation, [body] if route.as_array else body)
+    response.headers.update(reply_headers(generation, call.serving.engine))
     return response
 
 

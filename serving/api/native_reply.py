@@ -70,7 +70,7 @@ class StreamEvent(msgspec.Struct, frozen=True, kw_only=True):
 def reply(generation: Generation, prefill: list[PrefillToken]) -> Reply:
     """The sequence with the highest mean logprob is the answer; the others are `best_of_sequences`."""
     request = generation.request
-    best = max(generation.sequences, key=lambda sequence: sequence.mean_logprob)
+    best = _best(generation)
     text = generated_text(generation, best)
     if not request.details:
         return Reply(generated_text=text)
@@ -91,6 +91,13 @@ def reply(generation: Generation, prefill: list[PrefillToken]) -> Reply:
     )
 
 
+def _best(generation: Generation) -> SequenceState:
+    """One that a deadline ended before its first token is none."""
+    return max(
+        generation.sequences, key=lambda sequence: (sequence.text.num_tokens > 0, sequence.mean_logprob)
+    )
+
+
 def _best_of_sequence(
     generation: Generation, sequence: SequenceState, prefill: list[PrefillToken]
 ) -> BestOfSequence:
@@ -108,7 +115,7 @@ def _best_of_sequence(
 def reply_headers(generation: Generation, ready: EngineReady) -> dict[str, str]:
     """TGI's timing headers; times are whole milliseconds except `x-compute-time`, which is seconds."""
     timings = generation.timings
-    best = max(generation.sequences, key=lambda sequence: sequence.mean_logprob)
+    best = _best(generation)
     num_tokens = best.text.num_tokens
     return {
         **compute_headers(generation, ready),

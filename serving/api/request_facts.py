@@ -30,6 +30,7 @@ def generation_facts(generation: Generation) -> dict[str, object]:
         "ttft_s": timings.first_token - timings.started if timings.first_token else None,
         "inference_s": timings.inference_s if timings.accepted else None,
         "finish_reason": ",".join(_finish_reasons(generation)),
+        "deadline": "reached" if generation.deadline_reached else None,
         "seed": request.reported_seed,
     }
 

@@ -17,6 +17,7 @@ from serving.api.error_styles import NATIVE, OPENAI
 from serving.api.generation import Generation, Timings
 from serving.api.request_facts import generation_attributes, generation_facts, prompt_facts, trace_parts
 from serving.errors import (
+    DeadlineExceeded,
     Draining,
     IncompleteGeneration,
     InvalidRequest,
@@ -153,6 +154,8 @@ class RequestRecord:
             facts["ignored_parameters"] = ",".join(names)
         generation = self._generation
         if generation is not None:
+            if generation.deadline_reached:
+                metrics.deadlines.labels(answer="none" if error is not None else "partial").inc()
             facts |= generation_facts(generation)
             if self._log_prompts:
                 facts |= prompt_facts(generation)
@@ -180,10 +183,11 @@ def _error_type(error: BaseException) -> str:
 
 
 def _failure(error: BaseException) -> str:
-    """TGI's `err` label. Requests that come before the start or after the end count as overload: come back later."""
+    """TGI's `err` label. Requests that come before the start or after the end count as overload, come back
+    later, and so do those that ran out of time."""
     if isinstance(error, ClientDisconnected):
         return "dropped"
-    if isinstance(error, Overloaded | Draining | NotReady):
+    if isinstance(error, Overloaded | Draining | NotReady | DeadlineExceeded):
         return "overloaded"
     if isinstance(error, IncompleteGeneration):
         return "incomplete"

@@ -54,6 +54,9 @@ class ServerMetrics:
             "textgen_request_duration", "Whole call, however it ended, seconds", "outcome"
         )
         self.ignored_parameters = self._counter("textgen_ignored_parameters", "Request fields nobody read")
+        self.deadlines = self._counter(
+            "textgen_deadline_reached", "Calls that were not complete at UNARY_DEADLINE_S", "answer"
+        )
         self.http_requests = self._counter(
             "textgen_http_requests", "Answered requests, by the route's rule", "route", "method", "status"
         )

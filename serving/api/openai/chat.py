@@ -9,7 +9,6 @@ import msgspec
 from flask import Response
 
 from serving.api.call import Call
-from serving.api.error_handlers import json_response
 from serving.api.generation import Generation
 from serving.api.offload import run_aside
 from serving.api.openai.chat_reply import ChatAnswer, tool_call_pieces
@@ -65,7 +64,8 @@ def answer(call: Call, *, any_model: bool = False) -> Response:
     limits = call.serving.limits
     check_chat(fields, limits)
     labelled = label(call, fields, prefix="chatcmpl-", any_model=any_model)
-    prepared = prepare(call.serving, to_chat_request(fields), limits)
+    asked = to_chat_request(fields)
+    prepared = prepare(call.serving, asked, limits)
     chat = _Chat(fields, prepared, labelled)
     request = generate_request(
         prepared,
@@ -74,6 +74,7 @@ def answer(call: Call, *, any_model: bool = False) -> Response:
         token_limit=fields.token_limit,
         num_top_logprobs=fields.num_top_logprobs,
         grammar_field=asked_field(fields, fields.response_format) or "tools",
+        needs_end=_needs_end(asked),
     )
     generation = call.generation(request, keep_tokens=False)
     if fields.streams:
@@ -82,7 +83,11 @@ def answer(call: Call, *, any_model: bool = False) -> Response:
             return _events(chat, generation, call.serving, framing)
 
         return call.stream(generation, events, {})
-    return json_response(_whole(chat, generation, call.serving))
+    return call.whole(generation, _whole(chat, generation, call.serving))
+
+
+def _needs_end(chat: ChatRequest) -> bool:
+    return chat.response_grammar is not None or chat.named_tool or chat.tool_choice == "required"
 
 
 def prepare(serving: Serving, chat: ChatRequest, limits: Limits, *, field: str = "messages") -> PreparedChat:
@@ -118,6 +123,7 @@ def generate_request(
     token_limit: tuple[str, int | None],
     num_top_logprobs: int,
     grammar_field: str,
+    needs_end: bool = False,
 ) -> GenerateRequest:
     """`token_limit` is the field that limits the answer, and its value; `grammar_field` the one that asks for a grammar.
 
@@ -140,6 +146,7 @@ def generate_request(
         return_full_text=False,
         stream=fields.streams,
         grammar_field=grammar_field,
+        needs_end=needs_end,
     )
 
 
@@ -151,6 +158,8 @@ def _whole(chat: _Chat, generation: Generation, serving: Serving) -> ChatComplet
             if progress is not None:
                 answers[progress.index].take(progress.tokens, final=progress.final)
     generation.finish()
+    if generation.deadline_reached and not all([each.drop_cut_calls() for each in answers]):
+        raise generation.useless_part("a tool call")
     return ChatCompletion(
         id=chat.label.id,
         created=chat.label.created,

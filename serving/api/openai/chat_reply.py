@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
 from msgspec import UNSET
 
 from serving.api.openai.token_logprobs import chat_logprobs
@@ -54,6 +55,7 @@ class ChatAnswer:
     reasoning: list[str] = field(default_factory=list)
     tokens: list[TokenText] = field(default_factory=list)
     calls: dict[int, _Call] = field(default_factory=dict)
+    _cut_call: bool = False
 
     @property
     def finish_reason(self) -> ChatFinish:
@@ -87,6 +89,15 @@ class ChatAnswer:
                 self.calls[piece.index] = _Call(piece.id or "", piece.name)
             self.calls[piece.index].arguments.append(piece.arguments)
 
+    def drop_cut_calls(self) -> bool:
+        """Take out the calls whose arguments are no JSON object, as of one that a deadline cut. False when nothing of the
+        answer is left."""
+        for index, call in list(self.calls.items()):
+            if not _is_object("".join(call.arguments)):
+                del self.calls[index]
+                self._cut_call = True
+        return not self._cut_call or bool(self.calls or "".join(self.content).strip())
+
     def choice(self, index: int) -> ChatChoice:
         """The whole choice. Raises `IncompleteGeneration` before the sequence ended."""
         calls = [
@@ -104,6 +115,13 @@ class ChatAnswer:
             logprobs=chat_logprobs(self.tokens, self.vocabulary, self.num_top_logprobs),
             finish_reason=self.finish_reason,
         )
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(text), dict)
+    except msgspec.DecodeError:
+        return False
 
 
 def tool_call_pieces(pieces: Sequence[ToolCallDelta]) -> list[ToolCallPiece]:

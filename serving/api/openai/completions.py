@@ -9,7 +9,6 @@ import msgspec
 from flask import Response
 
 from serving.api.call import Call
-from serving.api.error_handlers import json_response
 from serving.api.generation import Generation
 from serving.api.offload import run_aside
 from serving.api.openai.completion_reply import CompletionAnswer
@@ -70,7 +69,7 @@ def answer(call: Call, *, any_model: bool = False) -> Response:
             return _events(completion, generation, call.serving, framing)
 
         return call.stream(generation, events, {})
-    return json_response(_whole(completion, generation, call.serving))
+    return call.whole(generation, _whole(completion, generation, call.serving))
 
 
 def _tokenize(text: TextProcessor, prompt: str) -> list[int]:
@@ -88,19 +87,21 @@ def _generate_request(fields: CompletionRequest, prompt: Prompt, limits: Limits)
         limits=limits,
         default=DEFAULT_MAX_TOKENS,
     )
+    grammar = grammar_of(fields, fields.response_format)
     return GenerateRequest(
         inputs=prompt.text or "",
         prompt_token_ids=prompt.token_ids,
         params=sampling_params(
             fields,
             new_tokens=new_tokens,
-            grammar=grammar_of(fields, fields.response_format),
+            grammar=grammar,
             top_n_tokens=fields.logprobs or 0,
             prompt_logprobs=bool(fields.echo) and fields.logprobs is not None,
         ),
         return_full_text=bool(fields.echo),
         stream=fields.streams,
         grammar_field=asked_field(fields, fields.response_format) or "response_format",
+        needs_end=grammar is not None,
     )
 
 

@@ -64,7 +64,16 @@ ROUTES: dict[str, Answer] = {
 def invocations() -> Response:
     with open_call() as call:
         call.framing = framing_for(request.headers.get("Accept", ""))
+        call.deadline = _deadline(call)
         return _answer_of(call)(call)
+
+
+def _deadline(call: Call) -> float | None:
+    """Counted from the request's head, as the platform counts."""
+    http = call.shared.config.http
+    if http.batch_transform or http.unary_deadline_s == 0.0:
+        return None
+    return call.record.timings.started + http.unary_deadline_s
 
 
 def _answer_of(call: Call) -> Answer:

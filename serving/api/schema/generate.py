@@ -38,6 +38,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     details: bool = False
     prompt_logprobs: bool = False
     stream: bool = False
+    needs_end: bool = False
+    """True where nobody can use an answer that was cut: it has to match a grammar, or to be a tool call."""
     grammar_field: str = "grammar"
     """The field of the client's request that `params.grammar` was made from, for the engine's refusals."""
 

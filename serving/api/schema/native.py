@@ -149,6 +149,7 @@ def to_generate_request(
         prompt_logprobs=parameters.decoder_input_details,
         stream=stream,
         grammar_field="parameters.grammar",
+        needs_end=params.grammar is not None,
     )
 
 
