@@ -125,7 +125,9 @@ class HttpConfig(_Slice):
     heartbeat_s: Annotated[float, Meta(gt=0.0), _doc("silence on a stream after which a comment is sent")] = (
         15.0
     )
-    body_timeout_s: Annotated[float, Meta(gt=0.0), _doc("time a client has to send its body")] = 30.0
+    body_timeout_s: Annotated[
+        float, Meta(gt=0.0), _doc("silence in the middle of a request body after which it is given up, seconds")
+    ] = 30.0
     api_key: Annotated[
         str | None, _doc("key that requests must carry as `Authorization: Bearer KEY`; absent: open")
     ] = None
@@ -150,7 +152,10 @@ class HttpConfig(_Slice):
     ] = False
     default_accept: Annotated[
         str | None,
-        _doc("what `/invocations` takes for a missing Accept header or `*/*`, such as application/jsonlines"),
+        _doc(
+            "what `/invocations` takes for a missing Accept header or `*/*`: application/jsonlines streams JSON lines, "
+            "anything else server-sent events"
+        ),
     ] = None
 
 
@@ -205,6 +210,9 @@ class EngineConfig(_Slice):
     grammar_support: bool = True
     grammar_timeout_s: float = 2.0
     grammar_cache_bytes: int = 64 * 1024 * 1024
+    session_ttl_s: float = 1200.0
+    max_sessions: int = 256
+    session_kv_fraction: float = 0.25
     log_level: str = "info"
     json_logs: bool = False
 

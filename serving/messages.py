@@ -26,13 +26,17 @@ class Hello(_Message, tag="hello"):
 
 
 class AddRequest(_Message, tag="add"):
-    """Start one generation of `params.n` sequences. `request_id` is unique per front and carries the front's id."""
+    """Start one generation of `params.n` sequences. `request_id` is unique per front and carries the front's id.
+
+    With `session_id` it is a turn of that session, and refused when the session is not open.
+    """
 
     request_id: str
     prompt_token_ids: list[int]
     params: SamplingParams
     adapter_id: str | None = None
     cache_salt: str = ""
+    session_id: str = ""
 
 
 class AbortRequest(_Message, tag="abort"):
@@ -59,7 +63,18 @@ class UnloadAdapter(_Message, tag="unload_adapter"):
     name: str
 
 
-ToEngine = Hello | AddRequest | AbortRequest | Ping | LoadAdapter | UnloadAdapter
+class OpenSession(_Message, tag="open_session"):
+    """Answered with a `CommandReply` that carries `SessionOpened`, or the error."""
+
+    nonce: int
+
+
+class CloseSession(_Message, tag="close_session"):
+    nonce: int
+    session_id: str
+
+
+ToEngine = Hello | AddRequest | AbortRequest | Ping | LoadAdapter | UnloadAdapter | OpenSession | CloseSession
 
 
 # ---------------------------------------------------------------- engine -> front
@@ -173,6 +188,15 @@ class GrammarStats(msgspec.Struct, frozen=True, kw_only=True):
     compile_s: Bucketed = Bucketed()
 
 
+class SessionStats(msgspec.Struct, frozen=True, kw_only=True):
+    """`num_pinned_blocks` of the KV group that has most; `num_pins_given_up` for room or quota, since boot."""
+
+    num_open: int = 0
+    num_pinned_blocks: int = 0
+    num_pinned_tokens: int = 0
+    num_pins_given_up: int = 0
+
+
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     """Engine-owned gauges and counters (counters since boot). `queue_s`: arrival to first scheduled, one per request."""
 
@@ -194,12 +218,21 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     queue_s: Bucketed = Bucketed()
     step: StepStats = StepStats()
     grammar: GrammarStats = GrammarStats()
+    session: SessionStats = SessionStats()
+
+
+class SessionOpened(msgspec.Struct, frozen=True, kw_only=True):
+    """`expires_at_s` is seconds since 1970, UTC."""
+
+    session_id: str
+    expires_at_s: float
 
 
 class CommandReply(_Message, tag="reply"):
     nonce: int
     error: WireError | None = None
     stats: EngineStats | None = None
+    session: SessionOpened | None = None
 
 
 class EngineFailed(_Message, tag="failed"):

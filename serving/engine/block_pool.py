@@ -42,6 +42,9 @@ class BlockPool:
     def num_allocatable(self) -> int:
         return self.num_blocks - 1
 
+    def num_references(self, block: int) -> int:
+        return self._ref_counts[block]
+
     def allocate(self) -> int:
         """Take the least recently used free block; its cached content, if any, is forgotten."""
         if not self._free:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from serving.config import EngineConfig, KVGroupConfig
 from serving.engine.kv_cache import KVCacheManager, cache_root
 from serving.engine.request import FINISH_REASONS, Request, RequestStatus, child_seed
+from serving.engine.request_limits import RequestLimits
 from serving.engine.scheduler import Scheduler
+from serving.engine.sessions import SessionTable
 from serving.engine.step_metrics import StepMetrics, engine_stats
-from serving.errors import InvalidRequest, ModelError, NotFound, Overloaded, RequestError, WireError
+from serving.errors import InvalidRequest, ModelError, Overloaded, RequestError, WireError
 from serving.messages import AddRequest, EngineReady, EngineStats, SequenceOutput
 
 if TYPE_CHECKING:
@@ -37,7 +39,11 @@ class EngineCore:
         grammars: GrammarAdmission,
     ) -> None:
         cache = KVCacheManager(
-            groups, num_blocks, block_size=config.block_size, prefix_caching=config.prefix_caching
+            groups,
+            num_blocks,
+            block_size=config.block_size,
+            prefix_caching=config.prefix_caching,
+            session_kv_fraction=config.session_kv_fraction,
         )
         self._config = config
         self._executor = executor
@@ -49,18 +55,22 @@ class EngineCore:
             max_num_seqs=config.max_num_seqs,
             step_time_budget_s=config.step_time_budget_s,
         )
-        self._max_total_tokens = cache.max_tokens_alone(config.max_step_tokens, config.max_total_tokens)
-        self._max_input_tokens = min(
-            config.max_input_tokens or self._max_total_tokens, self._max_total_tokens - 1
+        max_total_tokens = cache.max_tokens_alone(config.max_step_tokens, config.max_total_tokens)
+        self._limits = RequestLimits(
+            vocab_size=executor.vocab_size,
+            max_input_tokens=min(config.max_input_tokens or max_total_tokens, max_total_tokens - 1),
+            max_total_tokens=max_total_tokens,
+            max_sequences=max(config.max_best_of, config.max_n),
         )
-        if self._max_input_tokens < 1:
+        if self._limits.max_input_tokens < 1:
             raise ModelError(
-                f"the KV cache holds {self._max_total_tokens} tokens, too few for one request: free memory, or lower "
+                f"the KV cache holds {max_total_tokens} tokens, too few for one request: free memory, or lower "
                 f"MAX_BATCH_PREFILL_TOKENS (now {config.max_step_tokens})"
             )
         self._max_queue_tokens = config.max_queue_tokens or 4 * cache.num_blocks * config.block_size
         self._stall_limit_s = max(_MIN_STALL_LIMIT_S, 5.0 * warm_up_s)
         self._boot_seed = os.urandom(32)
+        self.sessions = SessionTable(cache.pins, ttl_s=config.session_ttl_s, max_sessions=config.max_sessions)
         self._eos_token_ids = frozenset(executor.eos_token_ids)
         self._requests: dict[str, dict[int, Request]] = {}
         self._compiling: dict[str, AddRequest] = {}
@@ -71,12 +81,16 @@ class EngineCore:
     # ------------------------------------------------------------ requests
 
     def add_request(self, message: AddRequest, *, wait: bool = False) -> bool:
-        """Admit or refuse. Raises `InvalidRequest` or `NotFound` for what can never run, `Overloaded` for a full queue.
+        """Admit or refuse. Raises `InvalidRequest`, `NotFound` or `SessionRefused` for what can never run, `Overloaded`
+        for a full queue.
 
         False: its grammar has to be compiled first, and `take_admissions` will say what became of it. With `wait` it is
         compiled here instead.
         """
-        self._check(message)
+        self._limits.check(message)
+        self._check_load(message)
+        if message.session_id:
+            self.sessions.use(message.session_id)
         grammar = message.params.grammar
         compiled = None
         if grammar is not None:
@@ -104,26 +118,11 @@ class EngineCore:
                 admissions.append((request_id, verdict.error))
         return admissions
 
-    def _check(self, message: AddRequest) -> None:
-        params = message.params
-        if message.adapter_id is not None:
-            raise NotFound(
-                f"adapter {message.adapter_id!r} is not loaded: this version serves the base model only"
-            )
-        params.validate(vocab_size=self._executor.vocab_size)
-        self._check_prompt(message)
-        most = max(self._config.max_best_of, self._config.max_n)
-        if params.n > most:
-            raise InvalidRequest(
-                f"`n` must be at most {most} (MAX_BEST_OF, MAX_N), got {params.n}", field="n"
-            )
-        self._check_load(message)
-
     def _begin(self, message: AddRequest, compiled: CompiledGrammar | None) -> None:
         params = message.params
         seed = params.seed if params.seed is not None else int.from_bytes(os.urandom(8), "little")
         num_prompt = len(message.prompt_token_ids)
-        max_output = params.max_new_tokens or self._max_total_tokens - num_prompt
+        max_output = params.max_new_tokens or self._limits.max_total_tokens - num_prompt
         root = cache_root(self._boot_seed, salt=message.cache_salt)
         now_s = time.monotonic()
         sequences = [
@@ -140,6 +139,7 @@ class EngineCore:
                 arrival_s=now_s,
                 status=RequestStatus.WAITING if index == 0 else RequestStatus.WAITING_FOR_FORK,
                 compiled_grammar=compiled,
+                session_id=message.session_id,
             )
             for index in range(params.n)
         ]
@@ -217,8 +217,8 @@ class EngineCore:
             num_ranks=config.num_ranks,
             vocab_size=self._executor.vocab_size,
             eos_token_ids=sorted(self._eos_token_ids),
-            max_input_tokens=self._max_input_tokens,
-            max_total_tokens=self._max_total_tokens,
+            max_input_tokens=self._limits.max_input_tokens,
+            max_total_tokens=self._limits.max_total_tokens,
             max_step_tokens=config.max_step_tokens,
             max_num_seqs=config.max_num_seqs,
             num_blocks=self._cache.num_blocks,
@@ -233,7 +233,13 @@ class EngineCore:
             capacity_tokens=self._cache.num_blocks * self._config.block_size,
             max_sequences=self._config.max_concurrent_requests,
         )
-        return engine_stats(self._scheduler, step, self._grammars.stats(), self._counters)
+        return engine_stats(
+            self._scheduler,
+            step,
+            self._counters,
+            grammar=self._grammars.stats(),
+            num_sessions=len(self.sessions),
+        )
 
     def check(self) -> None:
         """Raise if blocks or rows are not where the living requests say they are."""
@@ -244,29 +250,6 @@ class EngineCore:
         self._executor.close()
 
     # ------------------------------------------------------------ admission arithmetic
-
-    def _check_prompt(self, message: AddRequest) -> None:
-        num_prompt, params = len(message.prompt_token_ids), message.params
-        if num_prompt == 0:
-            raise InvalidRequest("`inputs` must have at least 1 token", field="inputs")
-        vocab_size = self._executor.vocab_size
-        for token_id in (min(message.prompt_token_ids), max(message.prompt_token_ids)):
-            if not 0 <= token_id < vocab_size:
-                raise InvalidRequest(
-                    f"`inputs` has token id {token_id}, must be in [0, {vocab_size})", field="inputs"
-                )
-        if num_prompt > self._max_input_tokens:
-            raise InvalidRequest(
-                f"`inputs` must have at most {self._max_input_tokens} tokens, got {num_prompt}",
-                field="inputs",
-            )
-        num_new = params.max_new_tokens or 1
-        if num_prompt + num_new > self._max_total_tokens:
-            raise InvalidRequest(
-                f"`inputs` tokens + `max_new_tokens` must be at most {self._max_total_tokens}, got {num_prompt} `inputs` "
-                f"tokens and {num_new} `max_new_tokens`",
-                field="max_new_tokens",
-            )
 
     def _check_load(self, message: AddRequest) -> None:
         if message.request_id in self._requests or message.request_id in self._compiling:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from serving.batch import BlockCopy
 from serving.config import KVGroupConfig
 from serving.engine.block_pool import PADDING_BLOCK, BlockPool
 from serving.engine.request import Request
+from serving.engine.session_pins import SessionPins
 
 
 def cache_root(boot_seed: bytes, *, adapter_digest: bytes = b"", salt: str = "") -> bytes:
@@ -45,18 +45,20 @@ class KVCacheManager:
         *,
         block_size: int,
         prefix_caching: bool,
+        session_kv_fraction: float = 0.0,
     ) -> None:
         self.groups = list(groups)
         self.block_size = block_size
         self.prefix_caching = prefix_caching
         self.pools = [BlockPool(count) for count in num_blocks]
+        self.pins = SessionPins(self.pools, kv_fraction=session_kv_fraction)
 
     # ------------------------------------------------------------ capacity
 
     @property
     def num_free_blocks(self) -> int:
-        """Free blocks of the scarcest group."""
-        return min(pool.num_free for pool in self.pools)
+        """Free blocks of the scarcest group; what only sessions keep is free for whoever needs it."""
+        return min(pool.num_free + self.pins.num_idle_blocks(group) for group, pool in enumerate(self.pools))
 
     @property
     def num_blocks(self) -> int:
@@ -70,11 +72,14 @@ class KVCacheManager:
             for group, pool in zip(self.groups, self.pools, strict=True)
         )
 
-    def has_room(self, request: Request, max_step_tokens: int) -> bool:
-        """Are there free blocks for the whole rest of the request's known tokens and the first sampled one?"""
-        return all(
-            self._peak_blocks(group, request.num_tokens + 1, max_step_tokens) - len(table) <= pool.num_free
-            for group, table, pool in zip(self.groups, request.block_tables, self.pools, strict=True)
+    def make_room(self, request: Request, max_step_tokens: int) -> bool:
+        """Are there free blocks for the whole rest of the request's known tokens and the first sampled one? If pins of
+        sessions are in the way, they go."""
+        return self._free_up(
+            [
+                self._peak_blocks(group, request.num_tokens + 1, max_step_tokens) - len(table)
+                for group, table in zip(self.groups, request.block_tables, strict=True)
+            ]
         )
 
     def max_tokens_alone(self, max_step_tokens: int, upper: int) -> int:
@@ -120,11 +125,11 @@ class KVCacheManager:
             request.num_cached_tokens = request.num_computed_tokens
 
     def allocate(self, request: Request, num_tokens: int) -> list[list[int]] | None:
-        """Room for the next `num_tokens` tokens: the blocks appended per group, or None (nothing changed) if there are
-        too few free blocks."""
+        """Room for the next `num_tokens` tokens: the blocks appended per group, or None if there are too few free blocks
+        even without what sessions keep."""
         needed = num_blocks_for(request.num_computed_tokens + num_tokens, self.block_size)
         missing = [max(0, needed - len(table)) for table in request.block_tables]
-        if any(count > pool.num_free for count, pool in zip(missing, self.pools, strict=True)):
+        if not self._free_up(missing):
             return None
         new_blocks = [
             [pool.allocate() for _ in range(count)] for count, pool in zip(missing, self.pools, strict=True)
@@ -146,6 +151,12 @@ class KVCacheManager:
         for table, group, pool in zip(request.block_tables, self.groups, self.pools, strict=True):
             if group.window is not None:
                 _release_before(table, self._first_needed(group, request.num_computed_tokens), pool)
+
+    def keep_for_session(self, request: Request) -> None:
+        """It has ended: let its session keep what is published of it. Call before `free`."""
+        if request.session_id:
+            hashes = request.block_hashes[: request.num_published_blocks]
+            self.pins.keep(request.session_id, hashes, request.block_tables)
 
     def free(self, request: Request) -> None:
         """Give everything back. The tail goes first, so that LRU keeps beginnings of prompts longest."""
@@ -204,8 +215,9 @@ class KVCacheManager:
     # ------------------------------------------------------------ invariants
 
     def check(self, holders: Iterable[Request]) -> None:
-        """Recount references from the tables of all living requests. Raises `BlockAccountingError`."""
-        counts: list[Counter[int]] = [Counter() for _ in self.pools]
+        """Recount references from the tables of all living requests and the pins of sessions. Raises
+        `BlockAccountingError`."""
+        counts = [self.pins.references(group) for group in range(len(self.pools))]
         for request in holders:
             for group, table in enumerate(request.block_tables):
                 counts[group].update(block for block in table if block != PADDING_BLOCK)
@@ -215,7 +227,16 @@ class KVCacheManager:
         for pool, count in zip(self.pools, counts, strict=True):
             pool.check(count)
 
-    # ------------------------------------------------------------ prefix arithmetic
+    # ------------------------------------------------------------ arithmetic
+
+    def _free_up(self, wanted: Sequence[int]) -> bool:
+        """True when every group has `wanted` free blocks, be it at the cost of sessions' pins."""
+        while True:
+            lacking = [max(0, count - pool.num_free) for count, pool in zip(wanted, self.pools, strict=True)]
+            if not any(lacking):
+                return True
+            if not self.pins.give_up_for(lacking):
+                return False
 
     def _extend_hashes(self, request: Request, num_blocks: int) -> list[bytes]:
         """The request's hash chain, at least `num_blocks` long."""

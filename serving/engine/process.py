@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -31,12 +32,15 @@ from serving.ipc.server import EngineHub, FrontClosed, FrontEvent, front_of
 from serving.messages import (
     AbortRequest,
     AddRequest,
+    CloseSession,
     CommandReply,
     EngineFailed,
     EngineReady,
+    OpenSession,
     Ping,
     RequestAccepted,
     SequenceOutput,
+    SessionOpened,
     StepOutputs,
 )
 
@@ -205,7 +209,10 @@ class EngineLoop:
         if not busy and not self._checked:
             self._core.check()
         self._checked = not busy
-        for event in self._hub.poll(0.0 if busy else None):
+        sessions = self._core.sessions
+        events = self._hub.poll(0.0 if busy else sessions.seconds_to_expiry(time.monotonic()))
+        sessions.expire(time.monotonic())
+        for event in events:
             self._take(event)
         if self._broken_reason is not None:
             raise RankDied(self._broken_reason)
@@ -224,9 +231,23 @@ class EngineLoop:
             self._hub.send(front_id, CommandReply(nonce=message.nonce, stats=self._core.stats()))
         elif isinstance(message, FrontClosed):
             self._core.abort_front(front_id)
+        elif isinstance(message, OpenSession | CloseSession):
+            self._hub.send(front_id, self._manage(message))
         else:
             refusal = InvalidRequest("adapters are not served by this version", field="adapter_id")
             self._hub.send(front_id, CommandReply(nonce=message.nonce, error=to_wire(refusal)))
+
+    def _manage(self, message: OpenSession | CloseSession) -> CommandReply:
+        sessions = self._core.sessions
+        try:
+            if isinstance(message, CloseSession):
+                sessions.close(message.session_id)
+                return CommandReply(nonce=message.nonce)
+            session_id = sessions.open(time.monotonic())
+        except RequestError as error:
+            return CommandReply(nonce=message.nonce, error=to_wire(error))
+        opened = SessionOpened(session_id=session_id, expires_at_s=time.time() + sessions.ttl_s)
+        return CommandReply(nonce=message.nonce, session=opened)
 
     def _admit(self, front_id: str, message: AddRequest) -> None:
         try:

@@ -69,6 +69,7 @@ class Request:
     cache_root: bytes
     arrival_s: float
     adapter_slot: int = 0
+    session_id: str = ""
     status: RequestStatus = RequestStatus.WAITING
     row: int = -1
     num_computed_tokens: int = 0

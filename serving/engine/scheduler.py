@@ -207,7 +207,7 @@ class Scheduler:
     def _has_room(self, request: Request) -> bool:
         """Admit only what can compute its whole prompt now, unless nothing else is running: starting a prompt just to
         preempt it wastes the work."""
-        return not self._running or self.cache.has_room(request, self._max_step_tokens)
+        return not self._running or self.cache.make_room(request, self._max_step_tokens)
 
     def _put_back(self, request: Request) -> None:
         """Blocks of a prefix hit must not be held by a request that does not run; a fork keeps its parent's."""
@@ -295,6 +295,7 @@ class Scheduler:
             self._waiting.remove(request)
         elif request in self._forking:
             self._forking.remove(request)
+        self.cache.keep_for_session(request)
         self.cache.free(request)
         request.status = status
 

@@ -12,7 +12,15 @@ from operator import attrgetter
 from serving.batch import ScheduledBatch
 from serving.buckets import BATCH_SIZE, DURATION_S, TOKENS_PER_STEP, BucketCounts
 from serving.engine.scheduler import Scheduler
-from serving.messages import Bucketed, EngineStats, GrammarStats, MethodStats, SequenceOutput, StepStats
+from serving.messages import (
+    Bucketed,
+    EngineStats,
+    GrammarStats,
+    MethodStats,
+    SequenceOutput,
+    SessionStats,
+    StepStats,
+)
 
 PREFILL = "prefill"
 DECODE = "decode"
@@ -100,7 +108,12 @@ class StepMetrics:
 
 
 def engine_stats(
-    scheduler: Scheduler, step: StepStats, grammar: GrammarStats, counters: Mapping[str, int]
+    scheduler: Scheduler,
+    step: StepStats,
+    counters: Mapping[str, int],
+    *,
+    grammar: GrammarStats,
+    num_sessions: int,
 ) -> EngineStats:
     """All that the engine tells about itself; `counters` are those of `EngineStats` that nobody else counts."""
     cache = scheduler.cache
@@ -117,6 +130,12 @@ def engine_stats(
         queue_s=_bucketed(scheduler.queue_s),
         step=step,
         grammar=grammar,
+        session=SessionStats(
+            num_open=num_sessions,
+            num_pinned_blocks=cache.pins.num_blocks,
+            num_pinned_tokens=cache.pins.num_blocks * cache.block_size,
+            num_pins_given_up=cache.pins.num_given_up,
+        ),
         **counters,
     )
 

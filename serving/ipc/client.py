@@ -30,14 +30,17 @@ from serving.ipc.channel import FrameReader, decode_from_engine, encode_frame
 from serving.messages import (
     AbortRequest,
     AddRequest,
+    CloseSession,
     CommandReply,
     EngineReady,
     EngineStats,
     FromEngine,
     Hello,
+    OpenSession,
     Ping,
     RequestAccepted,
     SequenceOutput,
+    SessionOpened,
     StepOutputs,
 )
 
@@ -183,7 +186,7 @@ class EngineClient:
         self._ready: EngineReady | None = None
         self._connection: _Connection | None = None
         self._streams: dict[str, OutputStream] = {}
-        self._stats_waiters: dict[int, queue.SimpleQueue[EngineStats | NotReady]] = {}
+        self._waiters: dict[int, queue.SimpleQueue[CommandReply | NotReady]] = {}
         self._down_reason = _NEVER_READY
         self._request_numbers = itertools.count(1)
         self._nonces = itertools.count(1)
@@ -266,21 +269,40 @@ class EngineClient:
 
     def stats(self, timeout_s: float) -> EngineStats:
         """The engine's counters after its current step. Raises `NotReady` or `TimeoutError`."""
-        nonce = next(self._nonces)
-        waiter: queue.SimpleQueue[EngineStats | NotReady] = queue.SimpleQueue()
+        stats = self._command(Ping(nonce=next(self._nonces)), timeout_s).stats
+        if stats is None:
+            raise TransportError("the engine answered a ping without its stats")
+        return stats
+
+    def open_session(self, timeout_s: float) -> SessionOpened:
+        """Open a session in the engine. Raises `Overloaded`, `NotReady` or `TimeoutError`."""
+        session = self._command(OpenSession(nonce=next(self._nonces)), timeout_s).session
+        if session is None:
+            raise TransportError("the engine opened a session and did not name it")
+        return session
+
+    def close_session(self, session_id: str, timeout_s: float) -> None:
+        """End a session of the engine. Raises `SessionRefused` for an unknown one, `NotReady` or `TimeoutError`."""
+        self._command(CloseSession(nonce=next(self._nonces), session_id=session_id), timeout_s)
+
+    def _command(self, message: Ping | OpenSession | CloseSession, timeout_s: float) -> CommandReply:
+        """Send, and wait for the reply. Raises the error that it carries, `NotReady` or `TimeoutError`."""
+        waiter: queue.SimpleQueue[CommandReply | NotReady] = queue.SimpleQueue()
         with self._lock:
             if self._connection is None:
                 raise NotReady(self._down_reason)
-            self._stats_waiters[nonce] = waiter
-            self._connection.outgoing.put(encode_frame(Ping(nonce=nonce)))
+            self._waiters[message.nonce] = waiter
+            self._connection.outgoing.put(encode_frame(message))
         try:
             answer = waiter.get(timeout=timeout_s)
         except queue.Empty:
             raise TimeoutError(f"the engine did not answer within {timeout_s} s") from None
         finally:
-            self._stats_waiters.pop(nonce, None)
+            self._waiters.pop(message.nonce, None)
         if isinstance(answer, NotReady):
             raise answer
+        if answer.error is not None:
+            raise from_wire(answer.error)
         return answer
 
     def _run_reader(self) -> None:
@@ -324,7 +346,7 @@ class EngineClient:
             if was_connected:
                 self._down_reason = reason
             streams, self._streams = self._streams, {}
-            waiters, self._stats_waiters = self._stats_waiters, {}
+            waiters, self._waiters = self._waiters, {}
         for stream in dict.fromkeys(streams.values()):
             stream.deliver(GenerationFailed(reason))
         for waiter in waiters.values():
@@ -341,9 +363,9 @@ class EngineClient:
         elif isinstance(message, RequestAccepted):
             self._deliver(message)
         elif isinstance(message, CommandReply):
-            waiter = None if connection.answered(message.nonce) else self._stats_waiters.get(message.nonce)
-            if waiter is not None and message.stats is not None:
-                waiter.put(message.stats)
+            waiter = None if connection.answered(message.nonce) else self._waiters.get(message.nonce)
+            if waiter is not None:
+                waiter.put(message)
         elif isinstance(message, EngineReady):
             self._begin(connection, message)
         else:

@@ -22,10 +22,12 @@ from serving.ipc.channel import MAX_FRAME_BYTES, FrameReader, decode_to_engine, 
 from serving.messages import (
     AbortRequest,
     AddRequest,
+    CloseSession,
     EngineReady,
     FromEngine,
     Hello,
     LoadAdapter,
+    OpenSession,
     Ping,
     ToEngine,
     UnloadAdapter,
@@ -47,7 +49,10 @@ class FrontClosed:
     front_id: str
 
 
-FrontEvent = tuple[str, AddRequest | AbortRequest | Ping | LoadAdapter | UnloadAdapter | FrontClosed]
+FrontEvent = tuple[
+    str,
+    AddRequest | AbortRequest | Ping | LoadAdapter | UnloadAdapter | OpenSession | CloseSession | FrontClosed,
+]
 
 
 @dataclass(slots=True, eq=False)

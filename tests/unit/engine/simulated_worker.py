@@ -112,11 +112,17 @@ class Simulation:
         max_step_tokens: int = 16,
         max_num_seqs: int = 8,
         prefix_caching: bool = True,
+        session_kv_fraction: float = 0.0,
     ) -> None:
         groups = [KVGroupConfig(name=f"group{i}", window=window) for i, window in enumerate(windows)]
         self.cache = KVCacheManager(
-            groups, [num_blocks] * len(groups), block_size=block_size, prefix_caching=prefix_caching
+            groups,
+            [num_blocks] * len(groups),
+            block_size=block_size,
+            prefix_caching=prefix_caching,
+            session_kv_fraction=session_kv_fraction,
         )
+        self.pins = self.cache.pins
         self.scheduler = Scheduler(
             self.cache, max_step_tokens=max_step_tokens, max_num_seqs=max_num_seqs, step_time_budget_s=1.0
         )
@@ -134,6 +140,7 @@ class Simulation:
         seed: int = 0,
         n: int = 1,
         root: bytes = b"root",
+        session_id: str = "",
     ) -> list[Request]:
         sequences = [
             Request(
@@ -147,6 +154,7 @@ class Simulation:
                 eos_token_ids=frozenset({EOS}),
                 cache_root=root,
                 arrival_s=0.0,
+                session_id=session_id,
             )
             for index in range(n)
         ]

@@ -234,7 +234,7 @@ def test_a_waiting_stats_call_ends_with_the_engine(engine: FakeEngine, client: E
 
     thread = threading.Thread(target=ask)
     thread.start()
-    wait_for(lambda: bool(client._stats_waiters))
+    wait_for(lambda: bool(client._waiters))
     engine.stop()
     thread.join(timeout=5.0)
     assert failures == ["the engine stopped unexpectedly"]
