@@ -70,6 +70,11 @@ class Container(Protocol):
         ...
 
     @property
+    def base_dir(self) -> str:
+        """What the container sees as /opt/ml."""
+        ...
+
+    @property
     def ending(self) -> str | None:
         """How it ended, in words; None while it runs."""
         ...
@@ -127,17 +132,13 @@ class Hosting(Protocol):
         (which ends with the move); the old containers serve until the new ones are in service."""
         ...
 
-    def capacities_changed(self, name: str) -> None:
-        """Some variants of an endpoint, now Updating, have another DesiredWeight or DesiredInstanceCount in
-        `ProductionVariants`: make them current, then InService."""
-        ...
-
     def endpoint_deleted(self, name: str) -> None:
         """Stop its containers, then remove the resource."""
         ...
 
     def endpoint_rescaled(self, name: str) -> None:
-        """DesiredWeight or DesiredInstanceCount of the record's ProductionVariants have changed: follow them."""
+        """DesiredWeight or DesiredInstanceCount of the record's ProductionVariants have changed, and it is Updating: make
+        them current, then InService."""
         ...
 
     def component_created(self, name: str) -> None: ...
@@ -155,6 +156,8 @@ class Target:
     variant: str
     hostname: str
     log_stream_arn: str
+    adapter: str | None = None
+    """Set when the component is an adapter: the value of X-Amzn-SageMaker-Adapter-Identifier for its container."""
 
 
 class Routing(Protocol):

@@ -64,7 +64,7 @@ class SqliteResources:
                     "INSERT INTO resources VALUES (?, ?, ?)", (kind, name, json.dumps(record))
                 )
         except sqlite3.IntegrityError as error:
-            arn = self._arns.of(kind, name)
+            arn = self.arn(kind, name)
             raise ServiceError(
                 "ValidationException", f'Cannot create already existing {TITLES[kind]} "{arn}".'
             ) from error
@@ -95,7 +95,7 @@ class SqliteResources:
             ).rowcount
             if not removed:
                 raise self.not_found(kind, name)
-            self._database.execute("DELETE FROM tags WHERE arn = ?", (self._arns.of(kind, name),))
+            self._database.execute("DELETE FROM tags WHERE arn = ?", (self.arn(kind, name),))
 
     def all(self, kind: Kind) -> list[Record]:
         """By name."""
@@ -103,9 +103,10 @@ class SqliteResources:
         return [_record(row[0]) for row in rows.fetchall()]
 
     def not_found(self, kind: Kind, name: str) -> ServiceError:
-        return ServiceError(
-            "ValidationException", f'Could not find {TITLES[kind]} "{self._arns.of(kind, name)}".'
-        )
+        return ServiceError("ValidationException", f'Could not find {TITLES[kind]} "{self.arn(kind, name)}".')
+
+    def arn(self, kind: Kind, name: str) -> str:
+        return self._arns.of(kind, name)
 
     def tags(self, arn: str) -> dict[str, str]:
         rows = self._database.execute("SELECT key, value FROM tags WHERE arn = ? ORDER BY rowid", (arn,))
