@@ -1,0 +1,1 @@
+"""Containers of the emulator: run, fed with model data, watched, found for invocations."""

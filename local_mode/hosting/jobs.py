@@ -1,0 +1,50 @@
+"""One job at a time per resource, in the order they were asked for. Knows nothing of what the jobs do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+Job = Callable[[], Awaitable[None]]
+
+
+class Jobs:
+    """`failed` is told of every exception that a job did not handle itself."""
+
+    def __init__(self, failed: Callable[[str, BaseException], None]) -> None:
+        self._failed = failed
+        self._last: dict[str, asyncio.Task[None]] = {}
+
+    def begin(self, name: str, job: Job, *, instead: bool = False) -> None:
+        """Run `job` after those of `name` before it; with `instead` these are cancelled first."""
+        previous = self._last.get(name)
+        task = asyncio.create_task(self._run(previous, job, instead=instead))
+        self._last[name] = task
+        task.add_done_callback(lambda ended: self._ended(name, ended))
+
+    async def stop(self) -> None:
+        """Cancel all and wait until they have cleaned up."""
+        tasks = list(self._last.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _run(self, previous: asyncio.Task[None] | None, job: Job, *, instead: bool) -> None:
+        if previous is not None and not previous.done():
+            if instead:
+                previous.cancel()
+            try:
+                await asyncio.wait([previous])
+            except asyncio.CancelledError:
+                # Whoever cancels the last job of a name cancels those that wait before it.
+                previous.cancel()
+                await asyncio.wait([previous])
+                raise
+        await job()
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        if self._last.get(name) is task:
+            del self._last[name]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(name, error)
