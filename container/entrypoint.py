@@ -14,14 +14,17 @@ from pathlib import Path
 
 import msgspec
 
-from container.environment import Environment, process_environment, read_environment, settings_table
-from container.model_source import MODEL_FILES_FILE, ModelFiles, find_source
+from container.environment import process_environment
+from container.gpus import find_gpus, log_gpus, require_gpus
+from container.model_source import MODEL_FILES_FILE, ModelFiles
+from container.plan import Plan, make_plan
 from container.processes import Programs, api_command, engine_command, fetch_command, serving_environment
 from container.run_dir import RunDirectory
+from container.start_report import log_settings
 from container.supervisor import Child, Supervisor
 from serving import logs
 from serving.config import ServerConfig, Stage
-from serving.errors import ConfigError, StartupError
+from serving.errors import ConfigError, ModelError, StartupError
 from serving.logs import event
 
 _log = logging.getLogger("container")
@@ -36,11 +39,9 @@ _STAGE_LOG_INTERVAL_S = 10.0  # a new stage is logged at once, its progress this
 class Server:
     """One run of the container, from the bound port to the exit code."""
 
-    def __init__(self, environment: Environment, environ: Mapping[str, str], programs: Programs) -> None:
-        self._source = find_source(environment)
-        model = msgspec.structs.replace(environment.config.model, model_id=self._source.model_id)
-        self._config: ServerConfig = msgspec.structs.replace(environment.config, model=model)
-        self._environment = environment
+    def __init__(self, plan: Plan, environ: Mapping[str, str], programs: Programs) -> None:
+        self._plan = plan
+        self._config = _final_config(plan)
         self._environ = environ
         self._programs = programs
         self._run_dir = RunDirectory()
@@ -74,13 +75,15 @@ class Server:
 
     def _serve(self) -> str | None:
         """Start everything and watch it. Returns why it cannot go on, None for a stop signal."""
-        self._log_settings()
+        self._log_plan()
+        self._check_plan()
         self._run_dir.write_config(self._config)
         self._run_dir.publish(Stage(stage="starting"))
         child_environ = serving_environment(self._config, self._environ, self._run_dir.path)
         self._start_api(child_environ)
         files = self._model_files()
         if files is not None:
+            self._look_into(files)
             command = engine_command(
                 self._config,
                 self._run_dir.path,
@@ -112,22 +115,62 @@ class Server:
             return f"the HTTP front ended ({api.ending}); its log lines above hold the reason"
         return None
 
-    def _log_settings(self) -> None:
-        sources = {**self._environment.sources, "model.model_id": self._source.rung}
-        for name, value, source in settings_table(self._config, sources):
-            event(_log, logging.INFO, "setting", field=name, value=value, source=source)
-        token = "set" if self._environment.hf_token else "unset"
-        event(
-            _log,
-            logging.INFO,
-            "model",
-            id=self._source.model_id,
-            kind=self._source.kind,
-            chosen_by=self._source.rung,
-        )
+    def _log_plan(self) -> None:
+        environment, source = self._plan.environment, self._plan.source
+        log_settings(self._config, {**environment.sources, "model.model_id": source.rung})
+        log_gpus(find_gpus(self._environ))
+        event(_log, logging.INFO, "model", id=source.model_id, kind=source.kind, chosen_by=source.rung)
+        if source.passed_over:
+            event(
+                _log,
+                logging.WARNING,
+                f"{source.rung} wins over {source.passed_over}, because it comes first in the order MODEL_ID, "
+                "model folder, HF_MODEL_ID",
+            )
+        token = "set" if environment.hf_token else "unset"
         event(_log, logging.INFO, "hub token", token=token)
-        for warning in self._environment.warnings:
+        layout = self._plan.layout
+        for warning in (*environment.warnings, *(layout.warnings() if layout is not None else ())):
             event(_log, logging.WARNING, warning)
+
+    def _check_plan(self) -> None:
+        """Raises `StartupError` for what the model's folder or this machine cannot give."""
+        environment = self._plan.environment
+        gpus = find_gpus(self._environ)
+        require_gpus(self._config, environment.sources, gpus)
+        if self._plan.layout is not None:
+            self._plan.layout.require_servable()
+        if (
+            environment.safe_ports is not None
+            and (self._config.parallel.num_ranks or (gpus.visible if gpus else 1)) > 1
+        ):
+            event(
+                _log,
+                logging.WARNING,
+                "ranks talk over loopback ports that the kernel picks outside SAGEMAKER_SAFE_PORT_RANGE; "
+                "one rank needs no port",
+            )
+
+    def _look_into(self, files: ModelFiles) -> None:
+        """Checks that need the model's files. An archive's own settings are known only now: the front, which answers
+        nothing but health checks so far, starts again with them."""
+        folder = Path(files.model_dir)
+        if self._plan.source.kind == "archive":
+            before, archive = self._config, self._plan.source
+            self._plan = make_plan(self._environ, unpacked=folder)
+            if self._plan.source != archive:
+                raise ModelError(
+                    f"{archive.location} names another model ({self._plan.source.model_id}); deploy that one"
+                )
+            self._config = _final_config(self._plan)
+            if self._config != before:
+                self._log_plan()
+                self._run_dir.write_config(self._config)
+                self._supervisor.send(self._api, signal.SIGHUP)
+            self._check_plan()
+        secure_mode = self._plan.environment.secure_mode
+        if secure_mode is not None:
+            secure_mode.check(self._config, folder)
 
     def _start_api(self, child_environ: Mapping[str, str]) -> None:
         _raise_file_limit()
@@ -151,8 +194,8 @@ class Server:
 
     def _model_files(self) -> ModelFiles | None:
         """Where the model lies, fetched if need be. None: a stop signal or a dead front came first."""
-        if self._source.kind == "local":
-            return ModelFiles(model_dir=self._source.location)
+        if self._plan.source.kind == "local":
+            return ModelFiles(model_dir=self._plan.source.location)
         fetcher = self._supervisor.start("download", fetch_command(self._run_dir.path), environ=self._environ)
         self._supervisor.wait_until(
             lambda: self._stopping or self._failure() is not None or not fetcher.running
@@ -214,6 +257,12 @@ class Server:
         return None
 
 
+def _final_config(plan: Plan) -> ServerConfig:
+    config = plan.environment.config
+    model = msgspec.structs.replace(config.model, model_id=plan.source.model_id)
+    return msgspec.structs.replace(config, model=model)
+
+
 def _hint(engine: Child) -> str:
     if engine.process.returncode == -signal.SIGKILL:
         return (
@@ -251,10 +300,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str], programs: Programs | N
     try:
         if list(argv) not in ([], ["serve"]):
             raise ConfigError(f"unknown arguments {' '.join(argv)!r}; allowed: serve, or nothing")
-        environment = read_environment(environ)
-        runtime = environment.config.runtime
+        plan = make_plan(environ)
+        runtime = plan.environment.config.runtime
         logs.configure("container", level=runtime.log_level, json_output=runtime.json_logs)
-        server = Server(environment, environ, programs or Programs())
+        server = Server(plan, environ, programs or Programs())
     except StartupError as error:
         event(_log, logging.ERROR, "failed", reason=error.message)
         return 1

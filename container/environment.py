@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from container import variables
-from container.variables import VARIABLES, Variable
+from container.fields import parse_bool
+from container.readings import Given, from_environment, read
+from container.secure_mode import SecureMode, read_secure_mode
+from container.variables import VARIABLES
 from serving.config import ServerConfig
 from serving.errors import ConfigError
 
 DEFAULT_BASE_DIR = "/opt/ml"
 _AWS_SECRETS = frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"})
-_SECRET_FIELDS = frozenset({"http.api_key"})
+DEFAULT_PROGRAM = "inference.py"
+_PORT_RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -48,10 +52,19 @@ class Environment:
     sources: Mapping[str, str]
     warnings: tuple[str, ...]
     model_id: str | None
-    """MODEL_ID, first rung of the model ladder."""
+    """First rung of the model ladder: MODEL_ID, or the same under another family's name."""
+    model_id_source: str
+    """The name that gave it; MODEL_ID when none did."""
     hf_model_id: str | None
     """HF_MODEL_ID, last rung."""
     base_dir: str
+    program: str
+    """File name of a custom handler's script."""
+    submit_directory: str | None
+    """Where that script lies, when it was said."""
+    safe_ports: range | None
+    """SAGEMAKER_SAFE_PORT_RANGE."""
+    secure_mode: SecureMode | None
     caches: tuple[str, ...]
     """Folders for model files, in the order of preference; none is known to be writable."""
     hf_home_chosen: bool
@@ -64,52 +77,41 @@ def process_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
-def read_environment(environ: Mapping[str, str]) -> Environment:
-    """Read every variable of the table. Raises `ConfigError` for the first one whose value we refuse."""
+def read_environment(environ: Mapping[str, str], from_files: Sequence[Given] = ()) -> Environment:
+    """Read every variable of the tables, and what a model's own files give under the same names.
+
+    Raises `ConfigError` for the first one whose value we refuse.
+    """
     present = {name: text.strip() for name, text in environ.items() if text.strip()}
-    _refuse_not_built(present)
-    warnings: list[str] = []
-    values: dict[str, object] = {}
-    sources: dict[str, str] = {}
-    for variable in VARIABLES:
-        name = _winner(variable, present)
-        if name is None:
-            continue
-        if variable.field == "http.host" and not _is_address(present[name]):
-            continue  # Docker sets HOSTNAME to the container's name
-        values[variable.field] = _parse(variable, name, present[name])
-        sources[variable.field] = name
-    config = _build(values)
-    _check(config, sources)
+    _refuse_multi_model(present)
+    readings = read([*from_environment(environ), *from_files])
+    model_id = readings.values.pop("model.model_id", None)
+    model_id_source = readings.sources.pop("model.model_id", variables.MODEL_ID)
+    config = _build(readings.values)
+    _check(config, readings.sources)
+    base_dir = present.get(variables.BASE_DIR, DEFAULT_BASE_DIR)
     token, token_warning = _token(present)
-    warnings.extend(line for line in (token_warning, _unknown_names(present)) if line)
     return Environment(
         config=config,
-        sources=sources,
-        warnings=tuple(warnings),
-        model_id=present.get(variables.MODEL_ID),
+        sources=readings.sources,
+        warnings=tuple(line for line in (token_warning, *readings.warnings) if line),
+        model_id=None if model_id is None else str(model_id),
+        model_id_source=model_id_source,
         hf_model_id=present.get(variables.HF_MODEL_ID),
-        base_dir=present.get(variables.BASE_DIR, DEFAULT_BASE_DIR),
+        base_dir=base_dir,
+        program=present.get(variables.PROGRAM, DEFAULT_PROGRAM),
+        submit_directory=present.get(variables.SUBMIT_DIRECTORY),
+        safe_ports=_port_range(present.get(variables.SAFE_PORT_RANGE)),
+        secure_mode=read_secure_mode(present, base_dir),
         caches=_caches(present),
         hf_home_chosen=any(name in present for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")),
         hf_token=token,
     )
 
 
-def settings_table(config: ServerConfig, sources: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """(field, value, source) of every setting, for the log at start."""
-    rows = []
-    for path in variables.all_fields():
-        slice_name, field_name = path.split(".")
-        value = getattr(getattr(config, slice_name), field_name)
-        shown = "unset" if value is None else "***" if path in _SECRET_FIELDS else str(value)
-        rows.append((path, shown, sources.get(path, "default")))
-    return rows
-
-
 def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment a child may see that needs neither the Hub nor AWS; the API key is in its configuration."""
-    hidden = _AWS_SECRETS | set(variables.HF_TOKENS) | set(_names_of("http.api_key"))
+    hidden = _AWS_SECRETS | set(variables.HF_TOKENS) | set(variables.names_of("http.api_key"))
     return {name: text for name, text in environ.items() if name not in hidden}
 
 
@@ -122,7 +124,7 @@ def overlay(environ: Mapping[str, str], flags: Mapping[str, str]) -> dict[str, s
     for flag, text in flags.items():
         if flag == "hostname" and not _is_address(text):
             raise ConfigError(f"--hostname {text} is not valid; allowed: an IP address such as 127.0.0.1")
-        names = _names_of_flag(flag)
+        names = variables.names_of(_field_of_flag(flag))
         for name in names:
             merged.pop(name, None)
         same_name = flag.upper().replace("-", "_")
@@ -130,38 +132,31 @@ def overlay(environ: Mapping[str, str], flags: Mapping[str, str]) -> dict[str, s
     return merged
 
 
-def _names_of(field: str) -> tuple[str, ...]:
-    return next(variable.names for variable in VARIABLES if variable.field == field)
-
-
-def _names_of_flag(flag: str) -> tuple[str, ...]:
+def _field_of_flag(flag: str) -> str:
     if flag == "model-id":
-        return (variables.MODEL_ID,)
-    return next(variable.names for variable in VARIABLES if variable.flag == flag)
+        return "model.model_id"
+    return next(variable.field for variable in VARIABLES if variable.flag == flag)
 
 
-def _winner(variable: Variable, present: Mapping[str, str]) -> str | None:
-    names = [name for name in variable.names if name in present]
-    if not names:
-        return None
-    first = names[0]
-    for other in () if variable.ranked else names[1:]:
-        if _parse(variable, first, present[first]) != _parse(variable, other, present[other]):
-            raise ConfigError(
-                f"{first}={present[first]} and {other}={present[other]} are one setting: unset one"
-            )
-    return first
-
-
-def _parse(variable: Variable, name: str, text: str) -> object:
-    if variable.field == "model.quantize":
+def _refuse_multi_model(present: Mapping[str, str]) -> None:
+    text = present.get(variables.MULTI_MODEL)
+    if text is not None and parse_bool(text) is not False:
         raise ConfigError(
-            f"{name}={text}: quantization scheme {text!r} is not built yet; unset {name} to serve in DTYPE"
+            f"{variables.MULTI_MODEL}={text}: multi-model endpoints are not served; "
+            "create one inference component per model instead, they share an endpoint's instances"
         )
-    try:
-        return variable.parse(name, text)
-    except ValueError as error:
-        raise ConfigError(f"{name}={text} is not valid; allowed: {error}") from error
+
+
+def _port_range(text: str | None) -> range | None:
+    if text is None:
+        return None
+    found = _PORT_RANGE.fullmatch(text.replace(" ", ""))
+    lowest, highest = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= lowest <= highest <= 65535:
+        raise ConfigError(
+            f"{variables.SAFE_PORT_RANGE}={text} is not valid; allowed: two ports with a hyphen, such as 23000-23999"
+        )
+    return range(lowest, highest + 1)
 
 
 def _build(values: Mapping[str, object]) -> ServerConfig:
@@ -207,12 +202,6 @@ def _caches(present: Mapping[str, str]) -> tuple[str, ...]:
     return (*chosen, os.path.join(tempfile.gettempdir(), f"textgen-endpoint-{os.geteuid()}"))
 
 
-def _refuse_not_built(present: Mapping[str, str]) -> None:
-    for name in variables.NOT_BUILT:
-        if name in present:
-            raise ConfigError(f"{name} is set, but what it asks for is not built yet; unset {name}")
-
-
 def _token(present: Mapping[str, str]) -> tuple[Secret | None, str | None]:
     names = [name for name in variables.HF_TOKENS if name in present]
     if not names:
@@ -221,27 +210,6 @@ def _token(present: Mapping[str, str]) -> tuple[Secret | None, str | None]:
     others = [name for name in names[1:] if present[name] != token.reveal()]
     warning = f"{', '.join(names)} hold different tokens; {names[0]} is used" if others else None
     return token, warning
-
-
-def _unknown_names(present: Mapping[str, str]) -> str | None:
-    known = variables.known_names()
-    unknown = sorted(
-        name
-        for name in present
-        if name.startswith(variables.OUR_PREFIXES)
-        and name not in known
-        and name not in variables.PLATFORM_NAMES
-    )
-    if not unknown:
-        return None
-    return "unknown variables have no effect: " + ", ".join(
-        _with_suggestion(name, sorted(known)) for name in unknown
-    )
-
-
-def _with_suggestion(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-    return f"{name} (did you mean {close[0]}?)" if close else name
 
 
 def _is_address(text: str) -> bool:

@@ -15,9 +15,10 @@ from types import FrameType
 import msgspec
 
 from container.archive import unpack
-from container.environment import Environment, process_environment, read_environment
+from container.environment import Environment, process_environment
 from container.folders import cache_folder
-from container.model_source import MODEL_FILES_FILE, ModelFiles, ModelSource, find_source, model_folder
+from container.model_source import MODEL_FILES_FILE, ModelFiles, ModelSource, model_folder
+from container.plan import make_plan
 from container.progress import Report
 from serving import logs
 from serving.config import Stage
@@ -61,10 +62,11 @@ def main(arguments: list[str]) -> int:
         os.write(options.stage_fd, msgspec.json.encode(stage) + b"\n")
 
     try:
-        environment = read_environment(process_environment())
+        plan = make_plan(process_environment())
+        environment = plan.environment
         runtime = environment.config.runtime
         logs.configure("download", level=runtime.log_level, json_output=runtime.json_logs)
-        files = fetch(find_source(environment), environment, report)
+        files = fetch(plan.source, environment, report)
     except StartupError as error:
         report(Stage(stage="failed", detail=error.message))
         return 1

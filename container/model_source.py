@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from container.environment import Environment
-from container.variables import HF_MODEL_ID, MODEL_ID
+from container.variables import HF_MODEL_ID
 from serving.errors import ConfigError, ModelError
 
 DEMO = "demo"
@@ -31,6 +31,8 @@ class ModelSource:
     location: str
     model_id: str
     rung: str
+    passed_over: str = field(default="", compare=False)
+    """What a lower rung named and did not get, for the log; empty when nothing was."""
 
 
 class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,18 +44,26 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 def find_source(environment: Environment) -> ModelSource:
     """Walk the ladder. Raises `ConfigError` when no rung holds a model, `ModelError` for a bad winner."""
-    if environment.model_id:
-        return classify(environment.model_id, MODEL_ID)
     mounted = Path(environment.base_dir) / "model"
+    if environment.model_id:
+        chosen = classify(environment.model_id, environment.model_id_source)
+        return _with_loser(chosen, environment.hf_model_id, mounted)
     found = _in_folder(mounted, str(mounted), str(mounted))
     if found is not None:
-        return found
+        return _with_loser(found, environment.hf_model_id, mounted)
     if environment.hf_model_id:
         return classify(environment.hf_model_id, HF_MODEL_ID)
     raise ConfigError(
         f"no model: MODEL_ID unset, no config.json or {ARCHIVE_NAME} in {mounted}, HF_MODEL_ID unset; "
         "set HF_MODEL_ID to a Hub id, a folder, an s3:// prefix or demo"
     )
+
+
+def _with_loser(chosen: ModelSource, hf_model_id: str | None, mounted: Path) -> ModelSource:
+    """`chosen`, and HF_MODEL_ID if it says something else; deploy scripts often set it to the mount point."""
+    if hf_model_id is None or hf_model_id in (chosen.model_id, chosen.location, str(mounted)):
+        return chosen
+    return replace(chosen, passed_over=f"{HF_MODEL_ID}={hf_model_id}")
 
 
 def classify(name: str, rung: str) -> ModelSource:

@@ -1,26 +1,17 @@
-"""The one table of environment variables: names, the `ServerConfig` field of each, and how its text is read.
+"""The one table of settings: names of our own, TGI's and the platform's, and the `ServerConfig` field of each.
 
-Defaults and descriptions are the config's. Command line and `docs/configuration.md` are made from it.
+Defaults and descriptions are the config's. Command line and `docs/configuration.md` are made from it. The names that
+other images use for the same settings are in `container.families`.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import msgspec
-from msgspec import inspect
-
-from serving.config import ServerConfig
-
-Parser = Callable[[str], object]
-
-_TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
-_FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+from container.families import FAMILIES, Alias
+from container.families.family import DTYPES, dtype, negated, one_of
+from container.families.hugging_face import LIBRARY_NAMES
+from container.fields import INTEGER, Parser, allowed_text, field_type, parse_as
 
 # MaxPayloadInMB=0 is SageMaker's "no limit" for batch transform; a body is held in memory, so it gets one.
 UNLIMITED_PAYLOAD_BYTES = 1 << 30
@@ -55,34 +46,17 @@ class Variable:
 
 
 def _megabytes(text: str) -> int:
-    if not _INTEGER.fullmatch(text) or int(text) < 0:
+    if not INTEGER.fullmatch(text) or int(text) < 0:
         raise ValueError(text)
     return int(text) * 1024 * 1024 or UNLIMITED_PAYLOAD_BYTES
 
 
-def _negated(text: str) -> object:
-    return not parse_as(field_type("limits.grammar_support"), text)
-
-
-def _choice(**aliases: str) -> Callable[[str], str]:
-    return lambda text: aliases.get(text.lower(), text.lower())
-
-
-def _dtype(text: str) -> object:
-    name = _choice(fp16="float16", half="float16", bf16="bfloat16", fp32="float32", float="float32")(text)
-    return parse_as(field_type("model.dtype"), name)
-
-
-def _log_level(text: str) -> object:
-    return parse_as(
-        field_type("runtime.log_level"), _choice(warn="warning", trace="debug", critical="error")(text)
-    )
-
+_LEVELS = {"trace": "debug", "debug": "debug", "info": "info", "warn": "warning", "warning": "warning"}
+_LEVELS |= {"error": "error", "critical": "error"}
 
 MODEL_ID = "MODEL_ID"
 HF_MODEL_ID = "HF_MODEL_ID"
-BASE_DIR = "SAGEMAKER_BASE_DIR"
-HF_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN")
+HF_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN", "SM_VLLM_HF_TOKEN")
 
 VARIABLES: tuple[Variable, ...] = (
     Variable(("HF_MODEL_REVISION", "REVISION"), "model.revision", "revision"),
@@ -91,7 +65,7 @@ VARIABLES: tuple[Variable, ...] = (
         ("DTYPE",),
         "model.dtype",
         "dtype",
-        parsers=(("DTYPE", _dtype, "auto, float32, bfloat16 or float16"),),
+        parsers=(("DTYPE", dtype, DTYPES),),
     ),
     Variable(
         ("HF_MODEL_TRUST_REMOTE_CODE", "TRUST_REMOTE_CODE"), "model.trust_remote_code", "trust-remote-code"
@@ -118,7 +92,7 @@ VARIABLES: tuple[Variable, ...] = (
         ("GRAMMAR_SUPPORT", "DISABLE_GRAMMAR_SUPPORT"),
         "limits.grammar_support",
         "grammar-support",
-        parsers=(("DISABLE_GRAMMAR_SUPPORT", _negated, "true or false"),),
+        parsers=(("DISABLE_GRAMMAR_SUPPORT", negated("limits.grammar_support"), "true or false"),),
     ),
     Variable(("GRAMMAR_TIMEOUT_S",), "limits.grammar_timeout_s", "grammar-timeout-s"),
     Variable(("GRAMMAR_CACHE_BYTES",), "limits.grammar_cache_bytes", "grammar-cache-bytes"),
@@ -153,20 +127,18 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(("SAGEMAKER_BATCH",), "http.batch_transform", "batch-transform"),
     Variable(("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT",), "http.default_accept", "default-accept"),
     Variable(
-        ("SAGEMAKER_ENABLE_STATEFUL_SESSIONS", "OPTION_ENABLE_STATEFUL_SESSIONS"),
+        ("SAGEMAKER_ENABLE_STATEFUL_SESSIONS",),
         "sessions.enabled",
         "stateful-sessions",
     ),
-    Variable(
-        ("SAGEMAKER_SESSIONS_EXPIRATION", "OPTION_SESSIONS_EXPIRATION"), "sessions.ttl_s", "session-ttl-s"
-    ),
+    Variable(("SAGEMAKER_SESSIONS_EXPIRATION",), "sessions.ttl_s", "session-ttl-s"),
     Variable(("MAX_SESSIONS",), "sessions.max_sessions", "max-sessions"),
     Variable(("SESSION_KV_FRACTION",), "sessions.kv_fraction", "session-kv-fraction"),
     Variable(
         ("LOG_LEVEL",),
         "runtime.log_level",
         "log-level",
-        parsers=(("LOG_LEVEL", _log_level, "debug, info, warning or error"),),
+        parsers=(("LOG_LEVEL", one_of(_LEVELS), "debug, info, warning or error"),),
     ),
     Variable(("JSON_OUTPUT",), "runtime.json_logs", "json-output"),
     Variable(("LOG_PROMPTS",), "runtime.log_prompts", "log-prompts"),
@@ -174,148 +146,57 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(("OTLP_SERVICE_NAME",), "runtime.otlp_service_name", "otlp-service-name"),
 )
 
-# Variables of Text Generation Inference that would change answers or access if they were ignored.
-NOT_BUILT = (
-    "KV_CACHE_DTYPE",
-    "LORA_ADAPTERS",
-    "ROPE_FACTOR",
-    "ROPE_SCALING",
-    "TOKENIZER_CONFIG_PATH",
-)
+OUR_PREFIXES = ("SM_", "HF_", "MAX_", "SAGEMAKER_", "OPTION_", "SERVING_", "MMS_")
 
-OUR_PREFIXES = ("SM_", "HF_MODEL", "MAX_", "SAGEMAKER_", "OPTION_")
+# Set by the platform or an SDK, not by a user who expects an effect; or read by a library.
+PLATFORM_NAMES = LIBRARY_NAMES | {
+    "SAGEMAKER_BATCH_STRATEGY",
+    "SAGEMAKER_CONTAINER_LOG_LEVEL",
+    "SAGEMAKER_ENABLE_LOAD_AWARE",
+    "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS",
+    "SAGEMAKER_REGION",
+    "SAGEMAKER_SERVE_SECRET_KEY",
+}
 
-# Set by the platform or an SDK, not by a user who expects an effect.
-PLATFORM_NAMES = frozenset(
-    {
-        "SAGEMAKER_BATCH_STRATEGY",
-        "SAGEMAKER_CONTAINER_LOG_LEVEL",
-        "SAGEMAKER_ENABLE_LOAD_AWARE",
-        "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS",
-        "SAGEMAKER_MODEL_SERVER_WORKERS",
-        "SAGEMAKER_PROGRAM",
-        "SAGEMAKER_REGION",
-        "SAGEMAKER_SAFE_PORT_RANGE",
-        "SAGEMAKER_SERVE_SECRET_KEY",
-        "SAGEMAKER_SUBMIT_DIRECTORY",
-    }
-)
+BASE_DIR = "SAGEMAKER_BASE_DIR"
+MULTI_MODEL = "SAGEMAKER_MULTI_MODEL"
+SAFE_PORT_RANGE = "SAGEMAKER_SAFE_PORT_RANGE"
+PROGRAM = "SAGEMAKER_PROGRAM"
+SUBMIT_DIRECTORY = "SAGEMAKER_SUBMIT_DIRECTORY"
+SECURE_MODE = "SAGEMAKER_SECURE_MODE"
+SECURITY_CONTROLS = "SAGEMAKER_SECURITY_CONTROLS"
+UNTRUSTED_CHANNELS = "SAGEMAKER_UNTRUSTED_CHANNELS"
+
+# Names that say how the container is run; they set no field.
+HOSTING_NAMES: dict[str, str] = {
+    BASE_DIR: "takes the place of `/opt/ml`",
+    MULTI_MODEL: "`true` is refused: serve each model as an inference component",
+    SAFE_PORT_RANGE: "`lo-hi`: ports for anything but the serving port; one GPU needs none (see Ports)",
+    PROGRAM: "script of a custom handler in `code/`, `inference.py` by default",
+    SUBMIT_DIRECTORY: "folder of that script when it is not `code/`",
+    SECURE_MODE: "`true` checks the model's files before they are used (see Secure mode)",
+    SECURITY_CONTROLS: "what secure mode forbids, comma separated",
+    UNTRUSTED_CHANNELS: "folders that secure mode checks, comma separated",
+}
+
+ALIASES: tuple[Alias, ...] = tuple(alias for family in FAMILIES for alias in family.aliases)
+_MODEL_FIELD = "model.model_id"
+MODEL_ID_NAMES = (MODEL_ID, *(alias.name for alias in ALIASES if alias.field == _MODEL_FIELD))
+"""The first rung of the model ladder."""
 
 
 def known_names() -> frozenset[str]:
     names = {name for variable in VARIABLES for name in variable.names}
-    return frozenset(names | {MODEL_ID, HF_MODEL_ID, BASE_DIR, *HF_TOKENS, *NOT_BUILT})
+    for family in FAMILIES:
+        names.update(alias.name for alias in family.aliases)
+        names.update(refusal.name for refusal in family.refusals)
+        names.update(no_effect.name for no_effect in family.no_effects)
+    return frozenset(names | {MODEL_ID, HF_MODEL_ID, *HOSTING_NAMES, *HF_TOKENS})
 
 
-# ---------------------------------------------------------------- field types
-
-
-def field_info(path: str) -> inspect.Field:
-    """msgspec's description of `slice.field` in `ServerConfig`."""
-    slice_name, field_name = path.split(".")
-    for slice_field in _struct_fields(ServerConfig):
-        if slice_field.name == slice_name and isinstance(slice_field.type, inspect.StructType):
-            return next(field for field in slice_field.type.fields if field.name == field_name)
-    raise KeyError(path)
-
-
-def all_fields() -> dict[str, inspect.Field]:
-    """Every declared field by its `slice.field` path, in order."""
-    return {
-        f"{part.name}.{field.name}": field
-        for part in _struct_fields(ServerConfig)
-        if isinstance(part.type, inspect.StructType)
-        for field in part.type.fields
-    }
-
-
-def _struct_fields(struct: type[msgspec.Struct]) -> tuple[inspect.Field, ...]:
-    info = inspect.type_info(struct)
-    return info.fields if isinstance(info, inspect.StructType) else ()
-
-
-def field_type(path: str) -> inspect.Type:
-    """The field's type without its description and without None."""
-    found = _unwrap(field_info(path).type)
-    if isinstance(found, inspect.UnionType):
-        found = next(_unwrap(kind) for kind in found.types if not isinstance(kind, inspect.NoneType))
-    return found
-
-
-def field_description(path: str) -> str:
-    found: Any = field_info(path).type
-    while isinstance(found, inspect.Metadata):
-        if found.extra_json_schema and "description" in found.extra_json_schema:
-            return str(found.extra_json_schema["description"])
-        found = found.type
-    return ""
-
-
-def _unwrap(kind: inspect.Type) -> inspect.Type:
-    while isinstance(kind, inspect.Metadata):
-        kind = kind.type
-    return kind
-
-
-def parse_as(kind: inspect.Type, text: str) -> object:
-    """Read `text` as a value of `kind`. Raises ValueError whose text says what is allowed."""
-    value: object = None
-    if isinstance(kind, inspect.BoolType):
-        value = True if text.lower() in _TRUE else False if text.lower() in _FALSE else None
-    elif isinstance(kind, inspect.IntType):
-        value = int(text) if _INTEGER.fullmatch(text) else None
-    elif isinstance(kind, inspect.FloatType):
-        value = _finite(text)
-    elif isinstance(kind, inspect.LiteralType):
-        value = text.lower() if text.lower() in kind.values else None
-    elif isinstance(kind, inspect.StrType):
-        value = text
-    elif isinstance(kind, inspect.VarTupleType):
-        items = [item.strip() for item in text.split(",")]
-        value = tuple(parse_as(_unwrap(kind.item_type), item) for item in items if item)
-    if value is None or not _in_bounds(kind, value):
-        raise ValueError(allowed_text(kind))
-    return value
-
-
-def _finite(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _in_bounds(kind: inspect.Type, value: object) -> bool:
-    if not isinstance(kind, (inspect.IntType, inspect.FloatType)) or not isinstance(value, (int, float)):
-        return True
-    return (
-        (kind.ge is None or value >= kind.ge)
-        and (kind.gt is None or value > kind.gt)
-        and (kind.le is None or value <= kind.le)
-        and (kind.lt is None or value < kind.lt)
-    )
-
-
-def allowed_text(kind: inspect.Type) -> str:
-    """What a person may write, in words."""
-    if isinstance(kind, inspect.BoolType):
-        return "true or false (also 1/0, yes/no, on/off)"
-    if isinstance(kind, inspect.LiteralType):
-        return ", ".join(str(value) for value in kind.values)
-    if isinstance(kind, inspect.VarTupleType):
-        return f"{allowed_text(_unwrap(kind.item_type))}, or several with commas between them"
-    if isinstance(kind, (inspect.IntType, inspect.FloatType)):
-        bounds = [
-            f"{word} {bound:g}"
-            for word, bound in (
-                ("at least", kind.ge),
-                ("above", kind.gt),
-                ("at most", kind.le),
-                ("below", kind.lt),
-            )
-            if bound is not None
-        ]
-        noun = "a whole number" if isinstance(kind, inspect.IntType) else "a number"
-        return " ".join([noun, " and ".join(bounds)]) if bounds else noun
-    return "text"
+def names_of(field: str) -> tuple[str, ...]:
+    """Every name that sets `field`, our own first."""
+    own = next((variable.names for variable in VARIABLES if variable.field == field), ())
+    if field == _MODEL_FIELD:
+        own = (MODEL_ID,)
+    return (*own, *(alias.name for alias in ALIASES if alias.field == field))

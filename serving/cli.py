@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from container import variables
+from container import fields, variables
 from container.environment import overlay, process_environment
 from serving.errors import RequestError, StartupError
 from serving.version import VERSION
@@ -83,13 +83,13 @@ def _serve_command() -> Callable[..., None]:
     ]
     for variable in variables.VARIABLES:
         first = variable.names[0]
-        is_bool = variables.allowed_text(variables.field_type(variable.field)).startswith("true or false")
+        is_bool = fields.allowed_text(fields.field_type(variable.field)).startswith("true or false")
         parameters.append(
             _parameter(
                 variable.flag,
                 bool if is_bool else str,
                 first,
-                variables.field_description(variable.field),
+                fields.field_description(variable.field),
                 variable.allowed(first),
             )
         )

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from container import variables
-from container.environment import (
-    DEFAULT_BASE_DIR,
-    Secret,
-    overlay,
-    read_environment,
-    settings_table,
-    without_secrets,
-)
+from container import fields, variables
+from container.environment import DEFAULT_BASE_DIR, Secret, overlay, read_environment, without_secrets
+from container.start_report import settings_table
 from serving.config import ServerConfig
 from serving.errors import ConfigError
 
@@ -68,9 +62,7 @@ ACCEPTED = [
         "application/jsonlines",
     ),
     ("SAGEMAKER_ENABLE_STATEFUL_SESSIONS", "false", "sessions.enabled", False),
-    ("OPTION_ENABLE_STATEFUL_SESSIONS", "true", "sessions.enabled", True),
     ("SAGEMAKER_SESSIONS_EXPIRATION", "60", "sessions.ttl_s", 60.0),
-    ("OPTION_SESSIONS_EXPIRATION", "90.5", "sessions.ttl_s", 90.5),
     ("MAX_SESSIONS", "8", "sessions.max_sessions", 8),
     ("SESSION_KV_FRACTION", "0.5", "sessions.kv_fraction", 0.5),
     ("MAX_STOP_SEQUENCES", "0", "limits.max_stop_sequences", 0),
@@ -135,8 +127,8 @@ def test_every_name_of_the_table_is_covered_above() -> None:
 def test_every_declared_field_has_a_variable_and_a_description() -> None:
     set_by_table = [variable.field for variable in variables.VARIABLES]
     assert len(set(set_by_table)) == len(set_by_table)
-    assert set(set_by_table) | {"model.model_id"} == set(variables.all_fields())
-    assert all(variables.field_description(path) for path in variables.all_fields())
+    assert set(set_by_table) | {"model.model_id"} == set(fields.all_fields())
+    assert all(fields.field_description(path) for path in fields.all_fields())
     assert len({variable.flag for variable in variables.VARIABLES}) == len(variables.VARIABLES)
 
 
@@ -175,13 +167,6 @@ def test_false_in_many_spellings(text: str) -> None:
 def test_quantization_is_refused_by_name(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name}=awq: quantization scheme 'awq' is not built yet"):
         read_environment({name: "awq"})
-
-
-@pytest.mark.parametrize("name", variables.NOT_BUILT)
-def test_what_would_change_answers_is_not_ignored(name: str) -> None:
-    with pytest.raises(ConfigError, match=name) as caught:
-        read_environment({name: "canary-value"})
-    assert "canary-value" not in caught.value.message
 
 
 def test_two_names_with_different_values_are_a_conflict() -> None:
@@ -232,7 +217,12 @@ def test_unknown_names_with_our_prefixes_are_one_warning() -> None:
             "MAX_TOTAL_TOKEN": "5",
             "SM_NUM_GPU": "1",
             "SAGEMAKER_SOMETHING": "x",
-            "OPTION_ROLLING_BATCH": "auto",
+            "OPTION_MAX_MODEL_LENGTH": "9",
+            "SERVING_SOMETHING": "x",
+            "HF_SOMETHING": "x",
+            "HF_HOME": "/tmp/hf",
+            "HF_HUB_OFFLINE": "1",
+            "HF_XET_HIGH_PERFORMANCE": "1",
             "SAGEMAKER_REGION": "eu-central-1",
             "SAGEMAKER_PROGRAM": "inference.py",
             "MY_OWN": "1",
@@ -242,8 +232,18 @@ def test_unknown_names_with_our_prefixes_are_one_warning() -> None:
     (warning,) = environment.warnings
     assert "MAX_TOTAL_TOKEN (did you mean MAX_TOTAL_TOKENS?)" in warning
     assert "SM_NUM_GPU (did you mean SM_NUM_GPUS?)" in warning
-    assert "SAGEMAKER_SOMETHING" in warning and "OPTION_ROLLING_BATCH" in warning
-    for silent in ("SAGEMAKER_REGION", "SAGEMAKER_PROGRAM", "MY_OWN", "MAX_EMPTY"):
+    assert "OPTION_MAX_MODEL_LENGTH (did you mean OPTION_MAX_MODEL_LEN?)" in warning
+    for named in ("SAGEMAKER_SOMETHING", "SERVING_SOMETHING", "HF_SOMETHING"):
+        assert named in warning
+    for silent in (
+        "SAGEMAKER_REGION",
+        "SAGEMAKER_PROGRAM",
+        "MY_OWN",
+        "MAX_EMPTY",
+        "HF_HOME",
+        "HF_HUB",
+        "HF_XET",
+    ):
         assert silent not in warning
 
 
@@ -310,4 +310,4 @@ def test_the_table_for_the_log_names_value_and_source() -> None:
     rows = settings_table(environment.config, environment.sources)
     assert ("limits.max_best_of", "5", "MAX_BEST_OF") in rows
     assert ("limits.max_total_tokens", "unset", "default") in rows
-    assert len(rows) == len(variables.all_fields())
+    assert len(rows) == len(fields.all_fields())

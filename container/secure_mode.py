@@ -1,0 +1,110 @@
+"""SageMaker's secure mode: controls that forbid what a model's own files may bring, checked before any is used.
+
+The names are those of LMI's secure mode.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from container.fields import parse_bool
+from container.model_layout import UNSAFE_SUFFIXES
+from container.variables import SECURE_MODE, SECURITY_CONTROLS, UNTRUSTED_CHANNELS
+from serving.config import ServerConfig
+from serving.errors import ConfigError, ModelError
+
+NO_PICKLE = "DISALLOW_PICKLE_FILES"
+NO_REQUIREMENTS = "DISALLOW_REQUIREMENTS_TXT"
+NO_REMOTE_CODE = "DISALLOW_TRUST_REMOTE_CODE"
+NO_SCRIPTS = "DISALLOW_CUSTOM_INFERENCE_SCRIPTS"
+NO_CHAT_TEMPLATE = "DISALLOW_CHAT_TEMPLATE"
+CONTROLS: dict[str, str] = {
+    NO_PICKLE: "files that hold pickled objects (" + ", ".join(sorted(UNSAFE_SUFFIXES)) + ")",
+    NO_REQUIREMENTS: "a requirements.txt",
+    NO_REMOTE_CODE: "HF_MODEL_TRUST_REMOTE_CODE=true",
+    NO_SCRIPTS: "Python files",
+    NO_CHAT_TEMPLATE: "a chat template of the model's own",
+}
+_CHANNELS = ("model", "additional-model-data-sources")
+
+
+@dataclass(frozen=True, slots=True)
+class SecureMode:
+    """What is forbidden, and in which folders."""
+
+    controls: frozenset[str]
+    channels: tuple[str, ...]
+
+    def check(self, config: ServerConfig, served: Path) -> None:
+        """Raises `ConfigError` or `ModelError` that names the first violation, with its control.
+
+        `served` is the folder that the model is loaded from, which is checked wherever it lies: what was unpacked or
+        downloaded is no more trusted than what is mounted.
+        """
+        if NO_REMOTE_CODE in self.controls and config.model.trust_remote_code:
+            raise ConfigError(
+                f"secure mode: {NO_REMOTE_CODE} forbids HF_MODEL_TRUST_REMOTE_CODE=true; set it to false"
+            )
+        for folder in dict.fromkeys((*map(Path, self.channels), served)):
+            for path in _files(folder):
+                if (control := self._forbidden_by(path)) is not None:
+                    raise ModelError(
+                        f"secure mode: {control} forbids {CONTROLS[control]}, but {path} is there; remove it"
+                    )
+
+    def _forbidden_by(self, path: Path) -> str | None:
+        suffix = path.suffix.lower()
+        if suffix in UNSAFE_SUFFIXES and NO_PICKLE in self.controls:
+            return NO_PICKLE
+        if path.name == "requirements.txt" and NO_REQUIREMENTS in self.controls:
+            return NO_REQUIREMENTS
+        if suffix == ".py" and NO_SCRIPTS in self.controls:
+            return NO_SCRIPTS
+        if NO_CHAT_TEMPLATE in self.controls and _has_chat_template(path):
+            return NO_CHAT_TEMPLATE
+        return None
+
+
+def read_secure_mode(present: Mapping[str, str], base_dir: str) -> SecureMode | None:
+    """None when it is off. Raises `ConfigError` when it is on without controls, or with unknown ones."""
+    text = present.get(SECURE_MODE, "false")
+    is_on = parse_bool(text)
+    if is_on is None:
+        raise ConfigError(f"{SECURE_MODE}={text} is not valid; allowed: true or false")
+    if not is_on:
+        return None
+    controls = [
+        word.strip().upper() for word in present.get(SECURITY_CONTROLS, "").split(",") if word.strip()
+    ]
+    if not controls:
+        raise ConfigError(
+            f"{SECURE_MODE}=true needs {SECURITY_CONTROLS}: one or more of {', '.join(CONTROLS)}"
+        )
+    for control in controls:
+        if control not in CONTROLS:
+            raise ConfigError(f"{SECURITY_CONTROLS} names {control!r}; allowed: {', '.join(CONTROLS)}")
+    channels = [word.strip() for word in present.get(UNTRUSTED_CHANNELS, "").split(",") if word.strip()]
+    for channel in channels:
+        if not channel.startswith("/"):
+            raise ConfigError(f"{UNTRUSTED_CHANNELS} names {channel!r}; allowed: absolute paths of folders")
+    return SecureMode(
+        frozenset(controls), tuple(channels) or tuple(f"{base_dir}/{channel}" for channel in _CHANNELS)
+    )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if not path.is_dir())
+
+
+def _has_chat_template(path: Path) -> bool:
+    if path.name.startswith("chat_template.") or path.parent.name == "additional_chat_templates":
+        return True
+    if path.name != "tokenizer_config.json":
+        return False
+    try:
+        return "chat_template" in json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"secure mode: {path} cannot be read ({error}); mend or remove it") from error
