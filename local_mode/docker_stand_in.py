@@ -14,12 +14,17 @@ after 120 s. Nothing is isolated: the child sees this machine's files, network a
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shlex
 import signal
+import stat
+import struct
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +38,7 @@ from local_mode.server_process import SERVE_COMMAND
 CONTAINER_PORT = "8080"
 MODEL_ROOT = "/opt/ml/"
 GRACE_S = 30
+READ_LIMIT_S = 5.0
 # What a process needs of this machine, and what chooses its devices; everything else comes from the compose file.
 INHERITED = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "DEVICE", "NUM_THREADS",
@@ -44,12 +50,12 @@ IMAGE_ID = "sha256:" + "0" * 12
 CONTEXT = [{"Name": "default", "Endpoints": {"docker": {"Host": "unix:///var/run/docker.sock"}}}]
 
 _SCRIPT = """#!{interpreter}
-import os
 import sys
 
 from local_mode.docker_stand_in import main
+from local_mode.settings import process_environment
 
-sys.exit(main(sys.argv[1:], os.environ))
+sys.exit(main(sys.argv[1:], process_environment()))
 """
 
 
@@ -158,6 +164,7 @@ class _Running:
         status = self._process.wait()
         if self._asked:
             return 0
+        _wait_until_read(sys.stdout.fileno())
         return status if status >= 0 else 128 - status
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
@@ -171,6 +178,18 @@ class _Running:
 
     def _kill(self, number: int, frame: FrameType | None) -> None:
         self._process.kill()
+
+
+def _wait_until_read(pipe: int) -> None:
+    """The SDKs stop reading once we have ended, and what they have not read is why the server failed."""
+    if not stat.S_ISFIFO(os.fstat(pipe).st_mode):
+        return
+    deadline_s = time.monotonic() + READ_LIMIT_S
+    while time.monotonic() < deadline_s:
+        (num_unread,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))
+        if num_unread == 0:
+            return
+        time.sleep(0.01)
 
 
 def up(compose_file: Path, inherited: Mapping[str, str]) -> int:
@@ -230,5 +249,7 @@ def main(arguments: Sequence[str], inherited: Mapping[str, str]) -> int:
     try:
         return _docker(arguments, inherited)
     except (Refused, OSError, yaml.YAMLError) as error:
-        print(f"docker stand-in: {error}", file=sys.stderr)
+        # The SDKs show this stream only.
+        print(f"docker stand-in: {error}", flush=True)
+        _wait_until_read(sys.stdout.fileno())
         return 1
