@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from flask import Flask, Response, g, has_request_context, request
 
 from serving import logs
+from serving.api.body_line import current_line
 from serving.api.context import context
 from serving.api.error_styles import Problem
 from serving.api.request_id import current_request_id
@@ -27,7 +28,7 @@ FIELDS = (
     "method", "route", "status", "error_type", "field", "api", "model", "stream", "n",
     "input_tokens", "cached_tokens", "generated_tokens", "validation_s", "queue_s", "ttft_s", "inference_s",
     "total_s", "finish_reason", "deadline", "seed", "ignored_parameters",
-    "request_id", "engine_request_id", "inference_id", "trace_id",
+    "request_id", "engine_request_id", "inference_id", "session", "trace_id",
 )  # fmt: skip
 """What every request line has, in this order, what is read first in front; null (left out of plain lines) where it does
 not apply."""
@@ -109,7 +110,8 @@ def register(app: Flask, metrics: ServerMetrics, tracing: Tracing | None) -> Non
     def leave(response: Response) -> Response:
         access: Access = g.get("access") or _new_access()
         status = response.status_code
-        metrics.http_requests.labels(route=access.route, method=access.method, status=str(status)).inc()
+        if current_line() is None:
+            metrics.http_requests.labels(route=access.route, method=access.method, status=str(status)).inc()
         if not access.claimed and not _is_probe(access):
             problem: Problem | None = g.get("problem") if status >= 400 else None
             error_type = None if problem is None else problem.error_type

@@ -11,6 +11,7 @@ from serving.api.strict_json import JsonValue
 from serving.errors import NotFound
 
 ADAPTER_HEADER = "X-Amzn-SageMaker-Adapter-Identifier"
+TARGET_HEADER = "X-Amzn-SageMaker-Target-Model"
 
 
 def require_no_adapter(body: dict[str, JsonValue]) -> None:
@@ -21,4 +22,15 @@ def require_no_adapter(body: dict[str, JsonValue]) -> None:
     if named is not None:
         raise NotFound(
             f"the adapter {printable(str(named))!r} does not exist: none is loaded", field="adapter_id"
+        )
+
+
+def require_no_target_model() -> None:
+    """Raises `NotFound` when the request is meant for one model of several, or for an adapter in S3."""
+    named = request.headers.get(TARGET_HEADER)
+    if named:
+        raise NotFound(
+            f"the target model {printable(named)!r} does not exist: this server has one model and no adapters, send the "
+            f"request without {TARGET_HEADER}, or use inference components for several models",
+            field="TargetModel",
         )

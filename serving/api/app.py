@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from flask import Flask
 
-from serving.api import access, auth, cors, error_handlers, request_id
+from serving.api import access, auth, cors, error_handlers, json_lines, request_id
 from serving.api.connection import ConnectionMiddleware
 from serving.api.context import EXTENSION, ApiContext
 from serving.api.json_body import BodyReader
@@ -18,6 +18,7 @@ from serving.api.routes import (
     chat,
     completions,
     docs,
+    execution_parameters,
     generate,
     health,
     info,
@@ -70,6 +71,7 @@ def create_app(
         metrics=metrics,
         start_gate=StartGate(),
         spell_gate=StartGate(NUM_SPELLING),
+        line_places=json_lines.places(config),
     )
     access.register(app, metrics, tracing)
     error_handlers.register(app)
@@ -80,6 +82,7 @@ def create_app(
         health,
         generate,
         invocations,
+        execution_parameters,
         info,
         metrics_page,
         tokenize,

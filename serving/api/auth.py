@@ -13,8 +13,8 @@ from serving.errors import Unauthorized
 
 SCHEME = "bearer"
 
-_OPEN_TO_GET = frozenset({"/ping", "/health", "/metrics"})
-"""What a platform probes, which has no key."""
+_OPEN_TO_GET = frozenset({"/ping", "/health", "/metrics", "/execution-parameters"})
+"""What a platform asks for, which has no key."""
 
 _EXEMPTIONS = {"invocations": "/invocations"}
 

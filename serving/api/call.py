@@ -21,6 +21,7 @@ from serving.api.schema.generate import GenerateRequest
 from serving.api.start_gate import StartPass
 from serving.api.streaming import SSE, Framing, paced
 from serving.api.strict_json import JsonValue
+from serving.errors import InvalidRequest
 
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 DEADLINE_REACHED = "deadline=reached"
@@ -38,6 +39,7 @@ class Call:
     framing: Framing = SSE
     deadline: float | None = None
     """Reading of `time.monotonic` at which an answer that is not streamed has to be complete."""
+    may_stream: bool = True
 
     def generation(self, *requests: GenerateRequest, keep_tokens: bool) -> Generation:
         """The generation of this call, noted in its record."""
@@ -73,6 +75,8 @@ class Call:
 
         `last_event` says what ends a stream that fails, where that is not an error's body.
         """
+        if not self.may_stream:
+            raise InvalidRequest("`stream`: a line of a JSON-lines body is answered whole", field="stream")
         with ExitStack() as stack:
             stack.callback(generation.close)
             generation.start()

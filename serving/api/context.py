@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flask import current_app
+from gevent.lock import BoundedSemaphore
 
 from serving.api.json_body import BodyReader
 from serving.api.readiness import Readiness
@@ -25,6 +26,8 @@ class ApiContext:
     metrics: ServerMetrics
     start_gate: StartGate
     spell_gate: StartGate
+    line_places: BoundedSemaphore
+    """One per line of a JSON-lines body that is in hand."""
 
 
 def context() -> ApiContext:

@@ -1,4 +1,4 @@
-"""The one door for request bodies: media type, size, deadline, strict JSON, schema. Every route that takes a
+"""The one door for request bodies: media type, size, time, strict JSON, schema. Every route that takes a
 body comes through `read_object` and `convert`.
 """
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -30,9 +30,17 @@ from serving.errors import (
 
 _Schema = TypeVar("_Schema")
 
-_READ_BYTES = 64 * 1024
+MAX_LINES = 100_000
+"""Of one body of JSON lines."""
+
+_READ_BYTES = 16 * 1024
 _READ_BYTES_CHUNKED = 4 * 1024  # chunks may be one byte long: other greenlets get their turn after this many
+_LEAST_BYTES_PER_S = 64 * 1024
+"""Each second that a body takes beyond `timeout_s` has to be paid for with so many bytes."""
 _JSON_TYPE = re.compile(r"application/([\w.-]+\+)?json", re.IGNORECASE)
+_JSON_LINES_TYPES = frozenset(
+    {"application/jsonlines", "application/x-jsonlines", "application/jsonl", "application/x-ndjson"}
+)
 _STEPS = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 _MAX_GIVEN_CHARS = 40
 _AT_PATH = re.compile(r"(.*?)(?: - at `\$\.?(.*)`)?", re.DOTALL)
@@ -40,7 +48,11 @@ _AT_PATH = re.compile(r"(.*?)(?: - at `\$\.?(.*)`)?", re.DOTALL)
 
 @dataclass(slots=True)
 class BodyReader:
-    """Reads bodies for one worker. `buffered_bytes` counts what all unfinished bodies hold together."""
+    """Reads bodies for one worker. `buffered_bytes` counts what all unfinished bodies hold together.
+
+    A body may be silent for `timeout_s`, and as a whole take that and the time that its bytes are worth: one that keeps
+    coming is never cut, however large, and one that comes in drops has no more time than an empty one.
+    """
 
     limit_bytes: int
     timeout_s: float
@@ -52,18 +64,37 @@ class BodyReader:
 
         After an error raised before the body was read to its end the connection is closed with the answer.
         """
+        value = strict_json.parse(self._settle(environ, connection, _check_media_type))
+        if not isinstance(value, dict):
+            raise InvalidRequest(f"the body must be a JSON object, not {_kind(value)}", field="body")
+        return value
+
+    def read_lines(self, environ: dict[str, Any], connection: ClientConnection) -> list[bytes]:
+        """The lines of the body as they came, without their ends; what follows the last end is no line if it is empty.
+        Errors as with `read_object`.
+        """
+        body = self._settle(environ, connection, _check_encoding)
+        if not body.strip():
+            raise MalformedBody("the body is empty, lines of JSON are expected")
+        lines = body.removesuffix(b"\n").split(b"\n", MAX_LINES)
+        if len(lines) > MAX_LINES:
+            raise PayloadTooLarge(f"the body has more than {MAX_LINES} lines")
+        return lines
+
+    def _settle(
+        self,
+        environ: dict[str, Any],
+        connection: ClientConnection,
+        check: Callable[[dict[str, Any]], None],
+    ) -> bytes:
         try:
-            _check_media_type(environ)
-            body = self._read(environ)
+            check(environ)
+            return self._read(environ)
         except RequestError as error:
             connection.close_after_response(unread_body=not isinstance(error, BodyTimeout))
             raise
         finally:
             connection.body_settled = True
-        value = strict_json.parse(body)
-        if not isinstance(value, dict):
-            raise InvalidRequest(f"the body must be a JSON object, not {_kind(value)}", field="body")
-        return value
 
     def _read(self, environ: dict[str, Any]) -> bytes:
         declared = environ.get("CONTENT_LENGTH") or None
@@ -74,19 +105,28 @@ class BodyReader:
         if declared is None and not environ.get("wsgi.input_terminated"):
             return b""
         body = bytearray()
-        deadline = time.monotonic() + self.timeout_s
-        late = BodyTimeout(f"the body did not arrive within {self.timeout_s:g} s")
+        started_s = time.monotonic()
+        pieces = _pieces(environ, None if declared is None else int(declared))
         try:
-            with _timeout(self.timeout_s, late):
-                for data in _pieces(environ, None if declared is None else int(declared)):
-                    body += data
-                    self.buffered_bytes += len(data)
-                    self._check_limits(len(body))
-                    if time.monotonic() > deadline:
-                        raise late
+            while data := self._next_piece(pieces, started_s + len(body) / _LEAST_BYTES_PER_S):
+                body += data
+                self.buffered_bytes += len(data)
+                self._check_limits(len(body))
         finally:
             self.buffered_bytes -= len(body)
         return bytes(body)
+
+    def _next_piece(self, pieces: Iterator[bytes], paid_until_s: float) -> bytes:
+        """Nothing at the end of the body."""
+        patience_s = min(self.timeout_s, paid_until_s + self.timeout_s - time.monotonic())
+        late = BodyTimeout(
+            f"the body came too slowly: nothing of it for {self.timeout_s:g} s, or less than {_LEAST_BYTES_PER_S} bytes "
+            f"a second for longer than that"
+        )
+        if patience_s <= 0.0:
+            raise late
+        with _timeout(patience_s, late):
+            return next(pieces, b"")
 
     def _check_limits(self, size_bytes: int) -> None:
         if size_bytes > self.limit_bytes:
@@ -171,21 +211,34 @@ def _timeout(seconds: float, error: BodyTimeout) -> Iterator[None]:
         yield
 
 
-def _check_media_type(environ: dict[str, Any]) -> None:
+def has_json_lines(environ: dict[str, Any]) -> bool:
+    """True when the Content-Type says that the body is JSON lines."""
+    return _media_type(environ) in _JSON_LINES_TYPES
+
+
+def _media_type(environ: dict[str, Any]) -> str:
+    return str(environ.get("CONTENT_TYPE") or "").partition(";")[0].strip().lower()
+
+
+def _check_encoding(environ: dict[str, Any]) -> None:
     encoding = str(environ.get("HTTP_CONTENT_ENCODING") or "identity").strip().lower()
     if encoding != "identity":
         raise UnsupportedMediaType(
             "compressed bodies are not supported, send the body without Content-Encoding"
         )
-    media_type, _, options = str(environ.get("CONTENT_TYPE") or "").partition(";")
-    media_type = media_type.strip().lower()
+    options = str(environ.get("CONTENT_TYPE") or "").partition(";")[2]
+    charset = re.search(r"charset\s*=\s*\"?([^\s\";]+)", options, re.IGNORECASE)
+    if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii", "ascii"):
+        raise UnsupportedMediaType("only UTF-8 bodies are supported")
+
+
+def _check_media_type(environ: dict[str, Any]) -> None:
+    _check_encoding(environ)
+    media_type = _media_type(environ)
     if media_type in ("", "application/octet-stream"):
         return
     if not _JSON_TYPE.fullmatch(media_type):
         raise UnsupportedMediaType("Expected request with `Content-Type: application/json`")
-    charset = re.search(r"charset\s*=\s*\"?([^\s\";]+)", options, re.IGNORECASE)
-    if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii", "ascii"):
-        raise UnsupportedMediaType("only UTF-8 bodies are supported")
 
 
 def _kind(value: JsonValue) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from serving.api.openapi_native import native_operations
-from serving.api.openapi_operation import EVENTS, JSON, Operation
+from serving.api.openapi_operation import EVENTS, JSON, LINES, Operation
 from serving.api.openapi_v1 import v1_operations
 from serving.api.schema.responses_input import INPUT_NAMES, MESSAGE_NAME
 from serving.config import ServerConfig
@@ -124,6 +124,11 @@ class Document:
             if operation.example is not None:
                 content["example"] = operation.example
             described["requestBody"] = {"required": True, "content": {JSON: content}}
+        if operation.lines_example:
+            described["requestBody"]["content"][LINES] = {
+                "schema": {"type": "string", "description": "One request in each line"},
+                "example": operation.lines_example,
+            }
         needs_key = self._config.http.api_key is not None and not self._is_open(operation)
         if self._config.http.api_key is not None and not needs_key:
             described["security"] = []

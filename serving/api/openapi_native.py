@@ -16,12 +16,13 @@ from serving.api.openapi_operation import (
     Answer,
     Operation,
 )
-from serving.api.schema.info import Info, Unhealthy
+from serving.api.schema.info import ExecutionParameters, Info, Unhealthy
 from serving.api.schema.native import NativeRequest, NativeStreamableRequest
 from serving.api.schema.tokenize import ChatTokenizeReply, ChatTokenizeRequest, TokenizedText, TokenizeRequest
 
 GENERATION_ERRORS = (*BODY_ERRORS, 404, 424)
 _EXAMPLE = {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 20}}
+_LINES = '{"inputs": "Once upon a time"}\n{"inputs": "There was"}\n'
 _SAMPLED = {
     "inputs": "Once upon a time",
     "parameters": {"max_new_tokens": 20, "temperature": 0.8, "top_p": 0.9, "seed": 7, "details": True},
@@ -88,14 +89,34 @@ def _sagemaker_operations() -> tuple[Operation, ...]:
             description=(
                 "The first of these keys that a body has decides: `inputs` is answered as `POST /`, `messages` as "
                 "`/v1/chat/completions`, `prompt` as `/v1/completions`, errors included. With `stream: true` the header "
-                "`Accept: application/jsonlines` gives JSON lines, anything else server-sent events."
+                "`Accept: application/jsonlines` gives JSON lines, anything else server-sent events; without the header, "
+                "or with `*/*`, SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT decides. An answer that is not streamed is complete "
+                "after UNARY_DEADLINE_S (58) seconds: then it has the text so far, ends with `length`, and the header "
+                "`X-Amzn-SageMaker-Custom-Attributes: deadline=reached` says so. Where a grammar, a response format or a "
+                "tool call that must come makes part of an answer useless, that is a 424, and a 429 where there is no token "
+                "yet. A body of the type `application/jsonlines` has a request in each line, by the same rules, and is "
+                "answered line by line in the same order; a line that is wrong or blank gets its error, with `status` next to "
+                "it, and a line cannot be streamed."
             ),
             bodies=(NativeStreamableRequest,),
             example=_EXAMPLE,
+            lines_example=_LINES,
             answer=Answer(
-                "The generated text", {JSON: (list[Reply],), EVENTS: (StreamEvent,), LINES: ()}, _HEADERS
+                "The generated text",
+                {JSON: (list[Reply],), EVENTS: (StreamEvent,), LINES: ()},
+                {**_HEADERS, "x-amzn-sagemaker-custom-attributes": "`deadline=reached` when time was up"},
             ),
             errors=GENERATION_ERRORS,
+        ),
+        Operation(
+            method="get",
+            path="/execution-parameters",
+            name="execution_parameters",
+            tag="SageMaker",
+            summary="How a batch transform job is to cut its input",
+            description="Requests at once times the largest one are at most 100 MiB. What the job's caller sets wins.",
+            answer=Answer("The parameters", {JSON: (ExecutionParameters,)}),
+            open=True,
         ),
     )
 

@@ -63,6 +63,8 @@ class Operation:
     bodies: tuple[Any, ...] = ()
     """The types one of which the body has."""
     example: Mapping[str, Any] | None = None
+    lines_example: str = ""
+    """A body of JSON lines, where those are taken."""
     path_parameters: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     errors: tuple[int, ...] = ()

@@ -51,10 +51,18 @@ SSE = Framing(
 JSON_LINES = Framing(content_type="application/jsonlines", before=b"", after=b"\n", keep_alive=b" ", end=b"")
 
 
-def framing_for(accept: str) -> Framing:
-    """What the Accept header of `/invocations` asks for: JSON lines by name, server-sent events otherwise."""
-    types = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
+def framing_for(accept: str, default: str = "") -> Framing:
+    """What the Accept header of `/invocations` asks for: JSON lines by name, server-sent events otherwise. `default` is
+    taken where it says nothing, or that anything will do."""
+    types = _media_types(accept)
+    if set(types) <= {"*/*"}:
+        types = _media_types(default)
     return JSON_LINES if JSON_LINES.content_type in types else SSE
+
+
+def _media_types(accept: str) -> list[str]:
+    types = (part.partition(";")[0].strip().lower() for part in accept.split(","))
+    return [name for name in types if name]
 
 
 def paced(

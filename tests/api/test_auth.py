@@ -11,7 +11,7 @@ from serving.config import HttpConfig
 from tests.api.conftest import Front, FrontFactory
 
 KEY = "sk-Test_0123456789"
-OPEN = ("/ping", "/health", "/metrics")
+OPEN = ("/ping", "/health", "/metrics", "/execution-parameters")
 CLOSED_GET = ("/", "/info", "/docs", "/api-doc/openapi.json", "/v1/models", "/v1/models/demo")
 CLOSED_POST = (
     "/", "/generate", "/generate_stream", "/invocations", "/tokenize", "/chat_tokenize", "/v1/chat/completions",

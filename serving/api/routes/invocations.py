@@ -7,10 +7,15 @@ from collections.abc import Callable
 
 from flask import Blueprint, Response, request
 
-from serving.api import native
+from serving.api import json_lines, native
+from serving.api.access import current_access
+from serving.api.adapters import require_no_target_model
+from serving.api.body_line import current_line
 from serving.api.call import Call, open_call
+from serving.api.context import context
 from serving.api.error_handlers import use_style
 from serving.api.error_styles import OPENAI, printable
+from serving.api.json_body import has_json_lines
 from serving.api.openai import chat, completions
 from serving.api.streaming import framing_for
 from serving.errors import InvalidRequest
@@ -62,18 +67,27 @@ ROUTES: dict[str, Answer] = {
 
 @blueprint.post("/invocations")
 def invocations() -> Response:
+    require_no_target_model()
+    deadline = _deadline()
+    if has_json_lines(request.environ):
+        return json_lines.answer(deadline)
     with open_call() as call:
-        call.framing = framing_for(request.headers.get("Accept", ""))
-        call.deadline = _deadline(call)
+        default = call.shared.config.http.default_accept or ""
+        call.framing = framing_for(request.headers.get("Accept", ""), default)
+        call.deadline = deadline
+        call.may_stream = current_line() is None
         return _answer_of(call)(call)
 
 
-def _deadline(call: Call) -> float | None:
-    """Counted from the request's head, as the platform counts."""
-    http = call.shared.config.http
+def _deadline() -> float | None:
+    """When the answer has to be complete, counted from the request's head, as the platform counts."""
+    line = current_line()
+    if line is not None:
+        return line.deadline
+    http = context().config.http
     if http.batch_transform or http.unary_deadline_s == 0.0:
         return None
-    return call.record.timings.started + http.unary_deadline_s
+    return current_access().started_s + http.unary_deadline_s
 
 
 def _answer_of(call: Call) -> Answer:

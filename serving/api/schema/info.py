@@ -1,8 +1,8 @@
-"""Answers that describe the server: `/info` and an unhealthy `/health`. Knows nothing of HTTP."""
+"""Answers that describe the server: `/info`, `/execution-parameters` and an unhealthy `/health`. Knows nothing of HTTP."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -27,6 +27,25 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     sha: str | None
     docker_label: str | None
+
+
+class ExecutionParameters(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename={
+        "max_concurrent_transforms": "MaxConcurrentTransforms",
+        "batch_strategy": "BatchStrategy",
+        "max_payload_in_mb": "MaxPayloadInMB",
+    },
+):
+    """What a batch transform job does unless its caller says otherwise; SageMaker's names."""
+
+    max_concurrent_transforms: Annotated[int, Meta(description="requests at once")]
+    batch_strategy: Annotated[
+        Literal["MULTI_RECORD"], Meta(description="as many records in a request as fit, one per line")
+    ]
+    max_payload_in_mb: Annotated[int, Meta(description="largest request, MiB")]
 
 
 class Unhealthy(msgspec.Struct, frozen=True, kw_only=True):
