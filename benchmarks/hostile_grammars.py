@@ -23,6 +23,8 @@ class Attack:
     name: str
     path: str
     body: bytes
+    plain: bytes
+    """The same request without its grammar: the same prompt, one token."""
 
 
 def attacks(count: int) -> Iterator[Attack]:
@@ -42,7 +44,10 @@ def attacks(count: int) -> Iterator[Attack]:
         kind, value = make(f"no{number}")
         ways = _WAYS[kind]
         way, (path, wrap) = list(ways.items())[(index + turn) % len(ways)]
-        yield Attack(f"{name}, {way}", path, json.dumps(wrap(value)).encode())
+        body = wrap(value)
+        yield Attack(
+            f"{name}, {way}", path, json.dumps(body).encode(), json.dumps(_without_grammar(body)).encode()
+        )
 
 
 def _nested(levels: int, keyword: str) -> Schema:
@@ -104,23 +109,32 @@ _LARK = {
 }
 
 
-def _native(grammar: object) -> object:
+def _native(grammar: object) -> dict[str, Any]:
     return {"inputs": "Once", "parameters": {"max_new_tokens": 1, "grammar": grammar}}
 
 
-def _chat(**fields: object) -> object:
+def _chat(**fields: object) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1, **fields}
 
 
-def _completion(**fields: object) -> object:
+def _completion(**fields: object) -> dict[str, Any]:
     return {"prompt": "Once", "max_tokens": 1, **fields}
+
+
+def _without_grammar(body: dict[str, Any]) -> dict[str, Any]:
+    plain = {name: value for name, value in body.items() if not name.startswith(("guided_", "response_"))}
+    if "tools" in plain:
+        plain["tool_choice"] = "none"  # the tools stay: they are a part of the prompt
+    if "parameters" in plain:
+        plain["parameters"] = {k: v for k, v in plain["parameters"].items() if k != "grammar"}
+    return plain
 
 
 def _tool(schema: object) -> object:
     return {"type": "function", "function": {"name": "look_up", "parameters": schema}}
 
 
-_WAYS: dict[str, dict[str, tuple[str, Callable[[Any], object]]]] = {
+_WAYS: dict[str, dict[str, tuple[str, Callable[[Any], dict[str, Any]]]]] = {
     "regex": {
         "grammar": (GENERATE, lambda source: _native({"type": "regex", "value": source})),
         "guided_regex in a chat": (CHAT, lambda source: _chat(guided_regex=source)),

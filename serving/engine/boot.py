@@ -22,7 +22,8 @@ from serving.errors import DeviceError, InvalidRequest, ModelError
 from serving.grammar.admission import GrammarAdmission
 from serving.grammar.compiler import CompiledGrammar, GrammarCompiler
 from serving.grammar.store import GrammarStore
-from serving.grammar.trial import Setting, TrialProcesses, Unfinished
+from serving.grammar.trial import TrialProcesses, Unfinished
+from serving.grammar.trial_process import Setting
 from serving.resolve import read_device_facts, read_model_facts, resolve
 from serving.sampling_params import Grammar
 from serving.text.tokenizer import Tokenizer

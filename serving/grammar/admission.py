@@ -32,7 +32,8 @@ class Unfinished(Protocol):
     """A trial that took longer than a moment and goes on elsewhere."""
 
     def finish(self, deadline_s: float) -> None:
-        """Wait for it until `deadline_s` of the monotonic clock. Raises `InvalidRequest`."""
+        """Wait for it until `deadline_s` of the monotonic clock. Raises `InvalidRequest`, or `Overloaded` where it got too
+        little of the processor."""
         ...
 
     def give_up(self) -> None: ...

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
-from serving.errors import InvalidRequest
+from serving.errors import InvalidRequest, Overloaded
 from serving.grammar.compiler import GrammarCompiler
-from serving.grammar.trial import Setting, TrialProcesses
+from serving.grammar.trial import TrialProcesses
+from serving.grammar.trial_process import Setting
 from serving.sampling_params import Grammar
 from serving.text.tokenizer import Tokenizer
 from tests.unit.grammar.attacks import CHEAP, REFUSED, SLOW, regex
@@ -41,10 +43,13 @@ def trial(tokenizer: Tokenizer) -> Iterator[TrialProcesses]:
 @pytest.mark.parametrize("name", REFUSED)
 def test_an_attack_is_refused_in_time(trial: TrialProcesses, name: str) -> None:
     started_s = time.monotonic()
-    with pytest.raises(InvalidRequest) as caught:
+    # On a machine that is busy with other things a long trial gets too little of it to be judged.
+    with pytest.raises((InvalidRequest, Overloaded)) as caught:
         trial.check(REFUSED[name])
     assert time.monotonic() - started_s < MAX_S
-    assert caught.value.field == "grammar" and len(caught.value.message) < 500
+    assert len(caught.value.message) < 500
+    if isinstance(caught.value, InvalidRequest):
+        assert caught.value.field == "grammar"
     trial.check(regex("(yes|no)"))
 
 
@@ -66,10 +71,33 @@ def test_what_is_let_through_is_cheap_in_every_step(
 
 
 def test_a_compilation_that_takes_too_long_is_killed_and_the_next_one_served(tokenizer: Tokenizer) -> None:
-    trial = TrialProcesses(_setting(tokenizer, 0.05))
+    trial = TrialProcesses(_setting(tokenizer, 0.2))
     try:
-        with pytest.raises(InvalidRequest, match="longer than 0.05 s"):
+        with pytest.raises(
+            (InvalidRequest, Overloaded), match=r"longer than 0.1 s of processor time|too busy"
+        ):
             trial.check(next(iter(SLOW.values())))
         trial.check(Grammar(kind="regex", source="[0-9]+"))
     finally:
         trial.close()
+
+
+def _children() -> set[psutil.Process]:
+    return set(psutil.Process().children())
+
+
+def test_a_trial_that_is_given_up_leaves_its_process_to_the_next(tokenizer: Tokenizer) -> None:
+    before = _children()
+    trial = TrialProcesses(_setting(tokenizer, 60.0))
+    try:
+        unfinished = trial.check(next(iter(SLOW.values())), within_s=0.05)
+        assert unfinished is not None
+        (process,) = _children() - before
+        (fork,) = process.children()
+        unfinished.give_up()
+        assert not fork.is_running()
+        trial.check(regex("[0-9]+"))
+        assert _children() - before == {process}
+    finally:
+        trial.close()
+    assert not process.is_running()
