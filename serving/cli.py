@@ -11,6 +11,7 @@ import typer
 
 from container import fields, variables
 from container.environment import overlay, process_environment
+from local_mode.cli import app as local_app
 from serving.errors import RequestError, StartupError
 from serving.version import VERSION
 
@@ -57,6 +58,7 @@ def _root(
     Examples:
       textgen-endpoint generate "Once upon a time"
       textgen-endpoint serve --model-id demo
+      textgen-endpoint local up
     """
 
 
@@ -119,6 +121,7 @@ def _parameter(flag: str, kind: type, variable: str, description: str, allowed: 
 
 
 app.command("serve")(_serve_command())
+app.add_typer(local_app)
 
 
 @app.command()

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from local_mode.contracts import Record, ServiceError
 
+_IN_PROGRESS = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
+
 
 def invalid(message: str) -> ServiceError:
     return ServiceError("ValidationException", message)
@@ -21,5 +23,5 @@ def refuse_not_emulated(place: str, record: Record, reasons: Mapping[str, str]) 
 
 def refuse_in_progress(title: str, arn: str, status: str) -> None:
     """Raises `ServiceError` while something is being done to the resource."""
-    if status in ("Creating", "Updating", "Deleting"):
+    if status in _IN_PROGRESS:
         raise invalid(f'Cannot update in-progress {title} "{arn}". It is {status}.')

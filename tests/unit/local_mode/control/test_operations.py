@@ -200,7 +200,7 @@ def test_an_endpoint_needs_its_configuration_and_models(caller: Caller) -> None:
     assert message == f'Could not find model "{ARN}:model/m".'
 
 
-@pytest.mark.parametrize("status", ["Creating", "Updating", "Deleting"])
+@pytest.mark.parametrize("status", ["Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"])
 def test_an_endpoint_in_progress_is_left_alone(caller: Caller, status: str) -> None:
     caller.model()
     caller.config()
