@@ -1,1 +1,118 @@
-"""Containers of the emulator: run, fed with model data, watched, found for invocations."""
+"""Containers of the emulator: run, fed with model data, watched, found for invocations. `build` is the way in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from local_mode.contracts import Backend, Resources
+from local_mode.hosting.components import Components
+from local_mode.hosting.docker_backend import ChoosingBackend, DockerBackend, NoDocker, connect
+from local_mode.hosting.endpoints import Endpoints
+from local_mode.hosting.fleet import Platform
+from local_mode.hosting.instance import Clocks
+from local_mode.hosting.lifecycle import Lifecycle
+from local_mode.hosting.model_data import ModelFolders
+from local_mode.hosting.object_storage import Storage
+from local_mode.hosting.placement import Placement
+from local_mode.hosting.process_backend import SERVE_COMMAND, ProcessBackend, remove_tree
+from local_mode.hosting.routing import Router
+from local_mode.hosting.s3 import S3
+
+__all__ = ["DEFAULT_MAX_COPIES", "Built", "Clocks", "NoDocker", "build"]
+
+DEFAULT_MAX_COPIES = 2
+
+_HOST_NAMES = ("PATH", "LANG", "LC_ALL", "TZ")
+_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_S3_NAMES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The three roles that hosting plays."""
+
+    hosting: Lifecycle
+    routing: Router
+    storage: Storage
+    logs: Path
+    """Holds `aws/sagemaker/Endpoints/<endpoint>/<variant>/<instance>.log`."""
+
+
+def build(
+    resources: Resources,
+    *,
+    state_dir: Path,
+    region: str,
+    account: str,
+    environment: Mapping[str, str],
+    backend: Literal["auto", "process", "docker"] = "auto",
+    command: Sequence[str] = SERVE_COMMAND,
+    clocks: Clocks | None = None,
+    max_copies: int = DEFAULT_MAX_COPIES,
+    chance: random.Random | None = None,
+) -> Built:
+    """Everything on `resources`; nothing starts before `hosting.start()`, on the running loop.
+
+    `environment` is the emulator's own, of which containers get PATH and language, credentials and the address of S3.
+    `command` is what the process back end runs for every image. Raises `NoDocker` when `backend` is docker and none answers.
+    """
+    s3 = S3(region=region, endpoint_url=next(filter(None, map(environment.get, _S3_NAMES)), None))
+    containers = state_dir / "containers"
+    model_data = state_dir / "model-data"
+
+    def clear() -> None:
+        for folder in (containers, model_data):
+            if folder.exists():
+                remove_tree(folder)
+
+    client = httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+    platform = Platform(
+        backend=_backend(
+            backend, environment=environment, region=region, containers=containers, command=command
+        ),
+        folders=ModelFolders(model_data, s3),
+        client=client,
+        clocks=clocks or Clocks(),
+        logs=state_dir / "logs",
+    )
+    placement = Placement()
+    lifecycle = Lifecycle(
+        resources,
+        placement,
+        Endpoints(resources, placement, platform, max_copies=max_copies),
+        Components(resources, placement, platform, max_copies=max_copies),
+        client=client,
+        clear=clear,
+    )
+    router = Router(resources, placement, region=region, account=account, chance=chance or random.Random())
+    return Built(lifecycle, router, Storage(s3), platform.logs)
+
+
+def _backend(
+    name: Literal["auto", "process", "docker"],
+    *,
+    environment: Mapping[str, str],
+    region: str,
+    containers: Path,
+    command: Sequence[str],
+) -> Backend:
+    def of(names: Sequence[str]) -> dict[str, str]:
+        return {each: environment[each] for each in names if environment.get(each)}
+
+    given = {"AWS_REGION": region, "AWS_DEFAULT_REGION": region} | of(_CREDENTIALS) | of(_S3_NAMES)
+    process = ProcessBackend(folder=containers, environment=of(_HOST_NAMES) | given, command=command)
+    if name == "process":
+        return process
+    try:
+        docker = DockerBackend(connect(environment.get("DOCKER_HOST")), environment=given)
+    except NoDocker:
+        if name == "docker":
+            raise
+        return process
+    return docker if name == "docker" else ChoosingBackend(docker, process)

@@ -1,4 +1,4 @@
-"""One job at a time per resource, in the order they were asked for. Knows nothing of what the jobs do."""
+"""One job at a time per queue, in the order they were asked for. Knows nothing of what the jobs do."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ Job = Callable[[], Awaitable[None]]
 
 
 class Jobs:
-    """`failed` is told of every exception that a job did not handle itself."""
+    """`failed` is told of every exception that a job did not handle itself, with the name of the job's resource."""
 
     def __init__(self, failed: Callable[[str, BaseException], None]) -> None:
         self._failed = failed
         self._last: dict[str, asyncio.Task[None]] = {}
 
-    def begin(self, name: str, job: Job, *, instead: bool = False) -> None:
-        """Run `job` after those of `name` before it; with `instead` these are cancelled first."""
-        previous = self._last.get(name)
+    def begin(self, name: str, job: Job, *, queue: str | None = None, instead: bool = False) -> None:
+        """Run `job` after those before it in `queue` (that of `name` by default); with `instead` these are cancelled."""
+        place = queue or name
+        previous = self._last.get(place)
         task = asyncio.create_task(self._run(previous, job, instead=instead))
-        self._last[name] = task
-        task.add_done_callback(lambda ended: self._ended(name, ended))
+        self._last[place] = task
+        task.add_done_callback(lambda ended: self._ended(name, place, ended))
 
     async def stop(self) -> None:
         """Cancel all and wait until they have cleaned up."""
@@ -43,8 +44,8 @@ class Jobs:
                 raise
         await job()
 
-    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
-        if self._last.get(name) is task:
-            del self._last[name]
+    def _ended(self, name: str, place: str, task: asyncio.Task[None]) -> None:
+        if self._last.get(place) is task:
+            del self._last[place]
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failed(name, error)
