@@ -16,6 +16,8 @@ from serving.config import ServerConfig
 API_APPLICATION = "serving.api.wsgi:build"
 ENGINE_MODULE = ("-m", "serving.engine.process")
 _CORES_PER_API_WORKER = 8
+# NCCL keeps a few MiB per pair of GPUs and channel in /dev/shm and dies when it is full; NVIDIA advises 1 GiB.
+_SHM_FOR_NCCL_BYTES = 1 << 30
 _SPARE_CONNECTIONS = 4096  # for /ping, for answers of 429, and for bodies that are slow to arrive
 
 
@@ -78,10 +80,21 @@ def fetch_command(run_dir: Path) -> list[str]:
     ]
 
 
-def serving_environment(config: ServerConfig, environ: Mapping[str, str], run_dir: Path) -> dict[str, str]:
+def shared_memory_bytes(folder: str = "/dev/shm") -> int:
+    """Size of the file system for shared memory, which on SageMaker is 64 MiB and cannot be changed; 0 without one."""
+    try:
+        facts = os.statvfs(folder)
+    except OSError:
+        return 0
+    return facts.f_frsize * facts.f_blocks
+
+
+def serving_environment(
+    config: ServerConfig, environ: Mapping[str, str], run_dir: Path, *, shm_bytes: int | None = None
+) -> dict[str, str]:
     """For the front and the engine: no secrets, and what libraries read before the first line of ours runs.
 
-    A value the user set stays.
+    A value the user set stays. `shm_bytes` is the size of /dev/shm, by default this machine's.
     """
     ranks = config.parallel.num_ranks or max(1, _num_gpus() if config.runtime.device != "cpu" else 1)
     threads = config.runtime.num_threads or max(1, available_cores() // ranks)
@@ -96,6 +109,10 @@ def serving_environment(config: ServerConfig, environ: Mapping[str, str], run_di
         "NCCL_SOCKET_IFNAME": "lo",
         "PYTHONUNBUFFERED": "1",
     }
+    if ranks > 1 and (shared_memory_bytes() if shm_bytes is None else shm_bytes) < _SHM_FOR_NCCL_BYTES:
+        child["NCCL_SHM_DISABLE"] = (
+            "1"  # GPUs that reach each other directly do not need it; others use loopback
+        )
     if "PYTORCH_CUDA_ALLOC_CONF" not in environ:
         child["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     child.update(without_secrets(environ))

@@ -99,6 +99,12 @@ folder, and ranks meet through a file there. Several ranks also talk to each oth
 on ports that the kernel picks: neither gloo nor NCCL lets them be chosen, so they cannot be held to
 `SAGEMAKER_SAFE_PORT_RANGE`; a warning says so. One rank opens none.
 
+### Shared memory
+
+Nothing of ours is kept in `/dev/shm`, so its 64 MiB on SageMaker are enough. NCCL would use it between GPUs that cannot
+reach each other directly: with several ranks and less than 1 GiB there, `NCCL_SHM_DISABLE=1` is set (unless you set it),
+and such GPUs exchange over loopback, more slowly.
+
 ### Secure mode
 
 With `SAGEMAKER_SECURE_MODE=true`, `SAGEMAKER_SECURITY_CONTROLS` must name what is forbidden in the folders of

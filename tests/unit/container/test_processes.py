@@ -43,6 +43,17 @@ def test_what_the_user_set_stays() -> None:
     assert serving_environment(config(), {}, RUN_DIR)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
 
 
+def test_ranks_do_not_use_small_shared_memory() -> None:
+    two = config(DEVICE="cpu", SM_NUM_GPUS="2")
+    small, large = 64 << 20, 4 << 30
+    assert serving_environment(two, {}, RUN_DIR, shm_bytes=small)["NCCL_SHM_DISABLE"] == "1"
+    assert "NCCL_SHM_DISABLE" not in serving_environment(two, {}, RUN_DIR, shm_bytes=large)
+    one = config(DEVICE="cpu", SM_NUM_GPUS="1")
+    assert "NCCL_SHM_DISABLE" not in serving_environment(one, {}, RUN_DIR, shm_bytes=small)
+    chosen = serving_environment(two, {"NCCL_SHM_DISABLE": "0"}, RUN_DIR, shm_bytes=small)
+    assert chosen["NCCL_SHM_DISABLE"] == "0"
+
+
 def test_gunicorn_is_told_what_varies() -> None:
     command = api_command(
         config(API_WORKERS="3", MAX_CONCURRENT_REQUESTS="1000"),
