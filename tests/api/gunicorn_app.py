@@ -21,6 +21,7 @@ from tests.api.fake_engine import FakeEngine, FakeStream, FakeText, hello
 PAYLOAD_LIMIT_BYTES = 100_000
 BODY_TIMEOUT_S = 1.5
 STALLED_READER_S = 1.0
+NAP_S = 0.3
 
 
 def drip(stream: FakeStream) -> None:
@@ -29,6 +30,13 @@ def drip(stream: FakeStream) -> None:
     while not stream.closed:
         stream.tokens("x")
         time.sleep(0.02)
+
+
+def nap(stream: FakeStream) -> None:
+    """An answer after a while."""
+    time.sleep(NAP_S)
+    stream.accept()
+    stream.tokens("rested", "length")
 
 
 def flood(stream: FakeStream) -> None:
@@ -44,6 +52,7 @@ SCRIPTS: dict[str, Callable[[FakeStream], None]] = {
     "silent": lambda stream: stream.accept(),
     "drip": lambda stream: threading.Thread(target=drip, args=(stream,), daemon=True).start(),
     "flood": flood,
+    "nap": lambda stream: threading.Thread(target=nap, args=(stream,), daemon=True).start(),
 }
 
 
