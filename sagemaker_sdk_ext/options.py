@@ -50,10 +50,11 @@ class Option:
         return self._number(value)
 
     def _joined(self, value: object) -> str:
-        items = value if isinstance(value, list | tuple) else [value]
-        if not items or not all(isinstance(item, str) and item for item in items):
+        items: list[object] = list(value) if isinstance(value, list | tuple) else [value]
+        texts = [item for item in items if isinstance(item, str) and item]
+        if not items or len(texts) != len(items):
             raise ConfigurationError(f"{self.name} = {value!r} must be a text, or a list of texts")
-        return ",".join(items)
+        return ",".join(texts)
 
     def _number(self, value: object) -> str:
         numeric = isinstance(value, int) or (self.kind is float and isinstance(value, float))
