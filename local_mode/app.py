@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from local_mode.control.protocol import ControlPlane
 
+_NO_TARGET_CODE = "UnknownOperationException"
 _NO_TARGET = (
     "This is the SageMaker emulator of textgen-endpoint. A POST to / needs the header X-Amz-Target: "
     "SageMaker.<Operation>. Other services of AWS are not here: set only AWS_ENDPOINT_URL_SAGEMAKER and "
@@ -36,8 +38,7 @@ def application(
     async def call(request: Request) -> Response:
         target = request.headers.get("x-amz-target")
         if target is None:
-            error = {"__type": "UnknownOperationException", "message": _NO_TARGET}
-            return JSONResponse(error, status_code=400)
+            return _no_target(request)
         reply = control.call(target, await request.body())
         return Response(reply.body, status_code=reply.status, headers=dict(reply.headers))
 
@@ -54,3 +55,12 @@ def application(
 
     own = [Route("/", call, methods=["POST"]), Route("/healthz", health, methods=["GET"])]
     return Starlette(routes=[*own, *routes], lifespan=lifespan)
+
+
+def _no_target(request: Request) -> Response:
+    """For another service of AWS, or for no client of AWS at all, in the form in which it looks for errors."""
+    if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+        code = f"<Code>{_NO_TARGET_CODE}</Code><Message>{html.escape(_NO_TARGET)}</Message>"
+        error = f"<ErrorResponse><Error><Type>Sender</Type>{code}</Error></ErrorResponse>"
+        return Response(error, status_code=400, media_type="text/xml")
+    return JSONResponse({"__type": _NO_TARGET_CODE, "message": _NO_TARGET}, status_code=400)

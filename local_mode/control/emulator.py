@@ -15,7 +15,7 @@ from local_mode.control.protocol import ControlPlane
 from local_mode.control.resources import SqliteResources, StateUnreadable
 from local_mode.control.server import StartFailed, bind, serve
 from local_mode.control.state_folder import FolderTaken, StateFolder
-from local_mode.hosting.build import build
+from local_mode.hosting import NoDocker, build
 from local_mode.runtime import Fault, RuntimeSettings, parse_fault, runtime
 from local_mode.settings import Settings, has_credentials
 
@@ -52,7 +52,7 @@ def run(settings: Settings, *, host: str, port: int, say: Callable[[str], None])
                 _composed(settings, folder, faults) as app,
             ):
                 serve(app, bound, ready=lambda: say(text))
-        except (FolderTaken, StateUnreadable, StartFailed) as error:
+        except (FolderTaken, StateUnreadable, StartFailed, NoDocker) as error:
             raise EmulatorFailed(str(error)) from error
 
 
@@ -60,7 +60,7 @@ def run(settings: Settings, *, host: str, port: int, say: Callable[[str], None])
 def _composed(settings: Settings, folder: StateFolder, faults: tuple[Fault, ...]) -> Iterator[Starlette]:
     resources = SqliteResources(folder.path, Arns(settings.region))
     try:
-        hosting, routing, storage = build(
+        built = build(
             resources,
             state_dir=folder.path,
             backend=settings.backend,
@@ -69,13 +69,13 @@ def _composed(settings: Settings, folder: StateFolder, faults: tuple[Fault, ...]
             environment=settings.environment,
         )
         invocations = runtime(
-            routing=routing,
-            storage=storage,
+            routing=built.routing,
+            storage=built.storage,
             resources=resources,
             settings=RuntimeSettings(faults=faults, state_dir=folder.async_requests),
         )
-        control = ControlPlane(operations(resources, hosting))
-        yield application(control, parts=[hosting, invocations], routes=invocations.routes)
+        control = ControlPlane(operations(resources, built.hosting))
+        yield application(control, parts=[built.hosting, invocations], routes=invocations.routes)
     finally:
         resources.close()
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from local_mode.control.resources import FILE_NAME
 
 LOCK_NAME = "emulator.lock"
-_FOLDERS = ("logs", "models", "containers", "async", "objects")
+# `logs`, `containers` and `model-data` are hosting's, `async` is the runtime's.
+_FOLDERS = ("logs", "containers", "model-data", "async")
 
 
 class FolderTaken(Exception):
@@ -44,14 +45,6 @@ class StateFolder:
     @property
     def logs(self) -> Path:
         return self.path / "logs"
-
-    @property
-    def models(self) -> Path:
-        return self.path / "models"
-
-    @property
-    def containers(self) -> Path:
-        return self.path / "containers"
 
     @property
     def async_requests(self) -> Path:
