@@ -118,6 +118,18 @@ TGI: tuple[Difference, ...] = (
         "a body that matches no shape fails without a reason; `stream` in the body alone decides",
         "the keys decide which API answers, and its errors name the field; `Accept: application/jsonlines` is honoured",
     ),
+    (
+        "Long answers on /invocations that are not streamed",
+        "lost: SageMaker gives up after 60 s",
+        "after UNARY_DEADLINE_S (58 s) the text so far with the reason `length` and `deadline=reached` in "
+        "X-Amzn-SageMaker-Custom-Attributes, without a tool call that was cut; 424 where a grammar, a format or a forced "
+        "call makes a part useless; 429 before the first token",
+    ),
+    (
+        "JSON lines on /invocations, /execution-parameters",
+        "415, 404",
+        "one answer per line in the same order, errors with `status` next to them, also for blank lines; never streamed",
+    ),
 )
 
 OPENAI: tuple[Difference, ...] = (
