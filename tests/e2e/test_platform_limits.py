@@ -56,18 +56,13 @@ def test_the_text_so_far_at_the_deadline(hurried: ServerProcess) -> None:
     assert reply["generated_text"] == f"Once upon a time{whole.json['generated_text']}"
 
 
-def test_a_chat_and_a_grammar_at_the_deadline(hurried: ServerProcess) -> None:
+def test_a_chat_at_the_deadline(hurried: ServerProcess) -> None:
     chat = {"messages": [{"role": "user", "content": "Tell me a story."}], "max_tokens": 1800, "n": 2}
     answer = ask(hurried, "POST", "/invocations", {**chat, "temperature": 1.0, "seed": 1})
     assert answer.status == 200 and "deadline" in answer.headers["x-amzn-sagemaker-custom-attributes"]
     assert [choice["finish_reason"] for choice in answer.json["choices"]] == ["length"] * 2
     assert answer.json["usage"]["completion_tokens"] > 0
-
-    held = {**chat, "n": 1, "guided_regex": "[ab]+"}
-    answer = ask(hurried, "POST", "/invocations", held)
-    assert answer.status == 424
-    assert (answer.json["error"]["code"], len(answer.body) < 1024) == ("deadline", True)
-    wait_until(lambda: idle(hurried), limit_s=5.0, what="the engine goes on with a refused answer")
+    wait_until(lambda: idle(hurried), limit_s=5.0, what="the engine goes on with cut choices")
 
 
 def test_a_stream_outlives_the_deadline(hurried: ServerProcess) -> None:
