@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,3 +181,61 @@ def aws(
         url = emulator.wait_log(r"\bAWS_ENDPOINT_URL_SAGEMAKER=(\S+)", limit_s=60.0)[1]
         redirected = {"AWS_ENDPOINT_URL_SAGEMAKER": url, "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": url}
         yield Aws(url, moto_url, {**environment, **redirected}, folder, model_archive)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An endpoint of one variant on one model, made with boto3; all three carry one name."""
+
+    name: str
+    started_s: float
+
+    def describe(self, aws: Aws) -> Any:
+        return aws.client("sagemaker").describe_endpoint(EndpointName=self.name)
+
+
+def create_endpoint(
+    aws: Aws, name: str, *, container: Mapping[str, Any] | None = None, **config: Any
+) -> Endpoint:
+    """Does not wait. `container` is merged into the PrimaryContainer, `config` into the endpoint configuration."""
+    sagemaker = aws.client("sagemaker")
+    environment = {"HF_MODEL_ID": "demo", "DEVICE": "cpu", "NUM_THREADS": "1"}
+    primary = {"Image": IMAGE, "Environment": environment, **(container or {})}
+    sagemaker.create_model(ModelName=name, ExecutionRoleArn=ROLE, PrimaryContainer=primary)
+    create_config(aws, name, model=name, **config)
+    started_s = time.monotonic()
+    sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+    return Endpoint(name, started_s)
+
+
+def create_config(
+    aws: Aws, name: str, *, model: str, variant: Mapping[str, Any] | None = None, **config: Any
+) -> None:
+    variants = [
+        {
+            "VariantName": "AllTraffic",
+            "ModelName": model,
+            "InitialInstanceCount": 1,
+            "InstanceType": "ml.g5.xlarge",
+            **(variant or {}),
+        }
+    ]
+    aws.client("sagemaker").create_endpoint_config(
+        EndpointConfigName=name, ProductionVariants=variants, **config
+    )
+
+
+def wait_in_service(aws: Aws, name: str) -> None:
+    """The waiter as users call it, polled faster. Raises `WaiterError`."""
+    waiter = aws.client("sagemaker").get_waiter("endpoint_in_service")
+    waiter.wait(EndpointName=name, WaiterConfig={"Delay": 0.2, "MaxAttempts": 450})
+
+
+def delete_endpoint(aws: Aws, name: str) -> None:
+    """The endpoint and what `create_endpoint` made with it; returns when it is gone."""
+    sagemaker = aws.client("sagemaker")
+    sagemaker.delete_endpoint(EndpointName=name)
+    waiter = sagemaker.get_waiter("endpoint_deleted")
+    waiter.wait(EndpointName=name, WaiterConfig={"Delay": 0.2, "MaxAttempts": 200})
+    sagemaker.delete_endpoint_config(EndpointConfigName=name)
+    sagemaker.delete_model(ModelName=name)
