@@ -15,7 +15,7 @@ from serving.attention.sdpa import SdpaAttention, decode_with_torch
 from serving.attention.write import write_kv
 from serving.contracts import AttentionMetadata, KVLayerCache
 from serving.kernels import reference
-from serving.kernels.cpu.native import library
+from serving.kernels.cpu.native import library, prebuilt
 from serving.kernels.cpu.native.operations import NativeKernels
 from serving.kernels.dispatch import select_kernels
 
@@ -187,7 +187,7 @@ def fresh_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_without_a_compiler_torch_takes_over_and_the_log_says_why(
     fresh_library: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(library.shutil, "which", lambda name: None)
+    monkeypatch.setattr(prebuilt.shutil, "which", lambda name: None)
     with caplog.at_level("INFO"):
         assert library.load() is None
     assert "no C compiler" in caplog.records[-1].reason
@@ -198,7 +198,7 @@ def test_without_a_compiler_torch_takes_over_and_the_log_says_why(
 
 
 def test_a_compiler_that_fails_is_no_disaster(fresh_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library.shutil, "which", lambda name: "/bin/false")
+    monkeypatch.setattr(prebuilt.shutil, "which", lambda name: "/bin/false")
     assert library.load() is None
     assert list((fresh_library / f"textgen-endpoint-{os.getuid()}").iterdir()) == []
 
@@ -217,3 +217,50 @@ def test_a_folder_that_others_can_write_is_not_trusted(fresh_library: Path) -> N
     (fresh_library / f"textgen-endpoint-{os.getuid()}").mkdir(mode=0o777)
     (fresh_library / f"textgen-endpoint-{os.getuid()}").chmod(0o777)
     assert library.load() is None
+
+
+def test_without_a_compiler_the_build_of_the_installation_is_loaded(
+    fresh_library: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = fresh_library / "prebuilt"
+    folder.mkdir()
+    for family in prebuilt.FAMILIES:
+        if family.machine == os.uname().machine:
+            prebuilt.compile_into(
+                folder / family.file_name, compiler=prebuilt.find_compiler(), march=family.option
+            )
+    found = prebuilt.find(folder)
+    monkeypatch.setattr(prebuilt, "find", lambda: found)
+    monkeypatch.setattr(prebuilt.shutil, "which", lambda name: None)
+    with caplog.at_level("INFO"):
+        loaded = library.load()
+    assert loaded is not None
+    assert found.name in caplog.records[-1].reason and "no C compiler" in caplog.records[-1].reason
+    x, weight = torch.randn(3, 64), torch.randn(5, 64)
+    torch.testing.assert_close(
+        NativeKernels(loaded).linear(x, weight, None), reference.linear(x, weight, None)
+    )
+
+
+@pytest.mark.parametrize(
+    ("machine", "cpuinfo", "name"),
+    [
+        ("x86_64", "flags\t\t: fpu avx2 bmi1 bmi2 f16c fma movbe", "kernels-x86-64-v3.so"),
+        (
+            "x86_64",
+            "flags\t\t: avx2 bmi1 bmi2 f16c fma movbe avx512f avx512bw avx512cd avx512dq avx512vl",
+            "kernels-x86-64-v4.so",
+        ),
+        ("aarch64", "Features\t: fp asimd evtstrm", "kernels-armv8-a.so"),
+        ("x86_64", "flags\t\t: fpu sse2 avx", None),
+        ("riscv64", "isa\t: rv64imafdc", None),
+    ],
+)
+def test_the_best_build_for_a_processor(tmp_path: Path, machine: str, cpuinfo: str, name: str | None) -> None:
+    for family in prebuilt.FAMILIES:
+        (tmp_path / family.file_name).touch()
+    if name is None:
+        with pytest.raises(prebuilt.Unavailable, match="no build for this processor"):
+            prebuilt.find(tmp_path, cpuinfo=cpuinfo, machine=machine)
+    else:
+        assert prebuilt.find(tmp_path, cpuinfo=cpuinfo, machine=machine).name == name

@@ -1,4 +1,5 @@
-"""Compiles kernels.c for this machine's processor, once, and loads it. Knows compilers and files, not tensors."""
+"""Loads kernels.c: compiled for this machine's processor, once, or without a compiler the build that came with the
+installation. Knows files, not tensors."""
 
 from __future__ import annotations
 
@@ -6,9 +7,7 @@ import ctypes
 import hashlib
 import logging
 import os
-import shutil
 import stat
-import subprocess
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -16,13 +15,12 @@ from pathlib import Path
 import torch
 
 from serving import logs
+from serving.kernels.cpu.native import prebuilt
+from serving.kernels.cpu.native.prebuilt import Unavailable
 
 logger = logging.getLogger(__name__)
 
-_SOURCE = Path(__file__).with_name("kernels.c")
-_COMPILERS = ("cc", "gcc", "clang")
-_COMPILE = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-std=gnu11", "-c")
-_COMPILE_LIMIT_S = 60.0
+_MARCH = "-march=native"
 _POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
 _SIGNATURES = {
     "linear_f32": [_POINTER] * 4 + [_LONG] * 3 + [_INT],
@@ -36,20 +34,27 @@ _SIGNATURES = {
 }  # fmt: skip
 
 
-class Unavailable(Exception):
-    """Why the kernels cannot be used here, in words."""
-
-
 @lru_cache(maxsize=1)
 def load() -> ctypes.CDLL | None:
     """The loaded library, or None, with the reason in the log."""
     try:
-        library = open_library(_built(_compiler()))
+        library, origin = _load()
     except (Unavailable, OSError) as reason:
         logs.event(logger, logging.INFO, "cpu kernels", kernels="torch", reason=str(reason))
         return None
-    logs.event(logger, logging.INFO, "cpu kernels", kernels="native", reason="compiled for this processor")
+    logs.event(logger, logging.INFO, "cpu kernels", kernels="native", reason=origin)
     return library
+
+
+def _load() -> tuple[ctypes.CDLL, str]:
+    try:
+        return open_library(_built(prebuilt.find_compiler())), "compiled for this processor"
+    except (Unavailable, OSError) as reason:
+        try:
+            path = prebuilt.find()
+        except Unavailable as none:
+            raise Unavailable(f"{reason}; {none}") from none
+        return open_library(path), f"{path.name}, which came with the installation: {reason}"
 
 
 def open_library(path: Path) -> ctypes.CDLL:
@@ -66,43 +71,21 @@ def open_library(path: Path) -> ctypes.CDLL:
     return library
 
 
-def _compiler() -> str:
-    for name in _COMPILERS:
-        if found := shutil.which(name):
-            return found
-    raise Unavailable(f"no C compiler: none of {', '.join(_COMPILERS)} is installed")
-
-
 def _built(compiler: str) -> Path:
     """A build of the current source for this processor; made now unless an earlier start left it."""
     name = f"kernels-{_fingerprint(compiler)}.so"
     folder = _private_folder()
     if (folder / name).exists():
         return folder / name
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        compiled, linked = Path(scratch) / "kernels.o", Path(scratch) / "kernels.so"
-        # Linked without -fopenmp: that would bring the system's OpenMP runtime along.
-        for command in (
-            [compiler, *_COMPILE, str(_SOURCE), "-o", str(compiled)],
-            [compiler, "-shared", str(compiled), "-o", str(linked), "-lm"],
-        ):
-            _run(command)
-        linked.replace(folder / name)
+    prebuilt.compile_into(folder / name, compiler=compiler, march=_MARCH)
     return folder / name
-
-
-def _run(command: list[str]) -> None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_LIMIT_S, check=False)
-    except subprocess.TimeoutExpired as expired:
-        raise Unavailable(f"{command[0]} did not end within {_COMPILE_LIMIT_S:g} s") from expired
-    if done.returncode != 0:
-        raise Unavailable(f"{command[0]} failed: {done.stderr.strip().splitlines()[:1]}")
 
 
 def _fingerprint(compiler: str) -> str:
     """Of everything the build depends on: source, options, compiler, and what the processor can do."""
-    digest = hashlib.sha256(_SOURCE.read_bytes() + " ".join([compiler, *_COMPILE]).encode())
+    digest = hashlib.sha256(
+        prebuilt.SOURCE.read_bytes() + " ".join([compiler, *prebuilt.COMPILE, _MARCH]).encode()
+    )
     digest.update(str(os.stat(compiler).st_mtime_ns).encode())
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

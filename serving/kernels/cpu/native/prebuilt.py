@@ -1,0 +1,117 @@
+"""Builds of kernels.c for whole families of processors, for images without a compiler: makes them, and finds the right one.
+
+    python -m serving.kernels.cpu.native.prebuilt        # next to kernels.c; needs a compiler
+
+Knows compilers and files, not tensors, and imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("kernels.c")
+FOLDER = Path(__file__).with_name("prebuilt")
+COMPILE = ("-O3", "-fopenmp", "-fPIC", "-std=gnu11", "-c")
+_COMPILERS = ("cc", "gcc", "clang")
+_COMPILE_LIMIT_S = 60.0
+
+
+class Unavailable(Exception):
+    """Why the kernels cannot be used here, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Processors that one build runs on. `needs` are flags of /proc/cpuinfo, all of them."""
+
+    machine: str
+    option: str
+    needs: frozenset[str]
+
+    @property
+    def file_name(self) -> str:
+        return f"kernels-{self.option.removeprefix('-march=')}.so"
+
+
+_V3 = frozenset({"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"})
+_V4 = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
+# The best first. The levels are those of the x86-64 psABI; every 64-bit Arm server has what armv8-a names.
+FAMILIES = (
+    Family("x86_64", "-march=x86-64-v4", _V3 | _V4),
+    Family("x86_64", "-march=x86-64-v3", _V3),
+    Family("aarch64", "-march=armv8-a", frozenset({"asimd"})),
+)
+
+
+def find(folder: Path = FOLDER, *, cpuinfo: str | None = None, machine: str | None = None) -> Path:
+    """The best build in `folder` for this processor. Raises `Unavailable`."""
+    flags = _flags(Path("/proc/cpuinfo").read_text() if cpuinfo is None else cpuinfo)
+    for family in FAMILIES:
+        path = folder / family.file_name
+        if family.machine == (machine or os.uname().machine) and family.needs <= flags and path.is_file():
+            return path
+    raise Unavailable("no build for this processor came with the installation")
+
+
+def find_compiler() -> str:
+    """Raises `Unavailable`."""
+    for name in _COMPILERS:
+        if found := shutil.which(name):
+            return found
+    raise Unavailable(f"no C compiler: none of {', '.join(_COMPILERS)} is installed")
+
+
+def compile_into(target: Path, *, compiler: str, march: str) -> None:
+    """Build kernels.c as the shared library `target`, whole or not at all. Raises `Unavailable`."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        compiled, linked = Path(scratch) / "kernels.o", Path(scratch) / "kernels.so"
+        # Linked without -fopenmp: that would bring the system's OpenMP runtime along.
+        for command in (
+            [compiler, *COMPILE, march, str(SOURCE), "-o", str(compiled)],
+            [compiler, "-shared", str(compiled), "-o", str(linked), "-lm"],
+        ):
+            _run(command)
+        linked.replace(target)
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_LIMIT_S, check=False)
+    except subprocess.TimeoutExpired as expired:
+        raise Unavailable(f"{command[0]} did not end within {_COMPILE_LIMIT_S:g} s") from expired
+    if done.returncode != 0:
+        raise Unavailable(f"{command[0]} failed: {done.stderr.strip().splitlines()[:1]}")
+
+
+def _flags(cpuinfo: str) -> set[str]:
+    names = ("flags", "Features")
+    lines = (line.partition(":") for line in cpuinfo.splitlines())
+    return {flag for name, _, value in lines if name.strip() in names for flag in value.split()}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    if list(sys.argv[1:] if arguments is None else arguments):
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        compiler = find_compiler()
+        FOLDER.mkdir(exist_ok=True)
+        for family in FAMILIES:
+            if family.machine == os.uname().machine:
+                compile_into(FOLDER / family.file_name, compiler=compiler, march=family.option)
+                print(FOLDER / family.file_name)
+    except (Unavailable, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
