@@ -12,6 +12,7 @@ from typing import Any
 from sagemaker_sdk_ext import arguments
 from sagemaker_sdk_ext.autoscaling import Autoscaling
 from sagemaker_sdk_ext.backends import Backend, choose_line, create_backend
+from sagemaker_sdk_ext.backends.plain import boto_session
 from sagemaker_sdk_ext.config_source import ConfigUnreachable
 from sagemaker_sdk_ext.deployment import (
     ComponentResources,
@@ -113,7 +114,7 @@ class TextGenModel:
             dtype=self.options.get("dtype"),
             revision=self.options.get("revision"),
             token=self.options.get("hf_token") or self.env.get("HF_TOKEN"),
-            boto_session=getattr(self.sagemaker_session, "boto_session", None),
+            boto_session=None if self.sagemaker_session is None else boto_session(self.sagemaker_session),
         )
 
     def deploy(

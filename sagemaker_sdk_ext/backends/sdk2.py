@@ -63,6 +63,7 @@ def model_class() -> type:
         def prepare_container_def(self, *args: Any, **kwargs: Any) -> Request:
             return dict(self._container)
 
+    TextGenSdkModel.__qualname__ = TextGenSdkModel.__name__
     return TextGenSdkModel
 
 
@@ -103,6 +104,7 @@ def predictor_class() -> type:
                 return getattr(self.textgen, name)
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    TextGenSdkPredictor.__qualname__ = TextGenSdkPredictor.__name__
     return TextGenSdkPredictor
 
 
