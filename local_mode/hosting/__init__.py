@@ -87,7 +87,7 @@ def build(
         placement,
         Endpoints(resources, placement, platform, max_copies=max_copies),
         Components(resources, placement, platform, max_copies=max_copies),
-        client=client,
+        platform=platform,
         clear=clear,
     )
     router = Router(resources, placement, region=region, account=account, chance=chance or random.Random())

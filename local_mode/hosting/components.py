@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -24,6 +25,7 @@ class Components:
         self._placement = placement
         self._platform = platform
         self._max_copies = max_copies
+        self._leaving: dict[str, set[asyncio.Task[None]]] = {}
 
     async def create(self, name: str) -> None:
         """From Creating to InService or Failed; when it is Failed nothing of it runs."""
@@ -68,9 +70,13 @@ class Components:
     async def stop(self, name: str) -> None:
         """The resource stays as it is."""
         await self._unload(name)
-        fleet = self._placement.components.pop(key(name), None)
+        fleet = self._placement.components.get(key(name))
         if fleet is not None:
             await fleet.stop()
+        self._placement.components.pop(key(name), None)
+        leaving = self._leaving.get(key(name), set())
+        if leaving:
+            await asyncio.wait(leaving)
 
     def fail(self, name: str, error: BaseException) -> None:
         """For what nobody foresaw."""
@@ -87,6 +93,7 @@ class Components:
         fleet = Fleet(self._plan(record), self._platform, changed=lambda: self._refresh(name))
         try:
             await fleet.resize(self._possible(record))
+            await self._move_adapters(name, fleet)
         except BaseException:
             await fleet.stop()
             raise
@@ -95,15 +102,19 @@ class Components:
         self._refresh(name)
         self._change(name, InferenceComponentStatus="InService", FailureReason=None)
         if old is not None:
-            await self._move_adapters(name)
-            await old.stop()
+            task = asyncio.create_task(old.stop())
+            leaving = self._leaving.setdefault(key(name), set())
+            leaving.add(task)
+            task.add_done_callback(leaving.discard)
 
-    async def _move_adapters(self, base: str) -> None:
-        for adapter in [
-            each for each, its_base in self._placement.adapters.items() if key(its_base) == key(base)
-        ]:
+    async def _move_adapters(self, base: str, fleet: Fleet) -> None:
+        """Before `fleet` takes the place of another one: whoever invokes an adapter finds it there."""
+        for adapter, its_base in list(self._placement.adapters.items()):
+            if key(its_base) != key(base):
+                continue
+            record = self._resources.get("inference-component", adapter)
             try:
-                await self._adapt(self._resources.get("inference-component", adapter))
+                await self._load(record, fleet)
             except ContainerFailed as error:
                 del self._placement.adapters[adapter]
                 self._change(adapter, InferenceComponentStatus="Failed", FailureReason=clip(error))
@@ -113,6 +124,12 @@ class Components:
         fleet = self._placement.components.get(key(base or ""))
         if fleet is None or not fleet.serving:
             raise ContainerFailed(f"Inference component {base}, the base of {name}, is not in service")
+        await self._load(record, fleet)
+        self._placement.adapters[key(name)] = str(base)
+        self._change(name, InferenceComponentStatus="InService", FailureReason=None)
+
+    async def _load(self, record: Record, fleet: Fleet) -> None:
+        name = record["InferenceComponentName"]
         url = record["Specification"].get("Container", {}).get("ArtifactUrl")
         if not url:
             raise ContainerFailed(
@@ -120,8 +137,6 @@ class Components:
             )
         data = ModelData(uri=url, is_prefix=False, is_compressed=True)
         await fleet.add_adapter(name, data, limit_s=DEFAULT_DOWNLOAD_S)
-        self._placement.adapters[key(name)] = str(base)
-        self._change(name, InferenceComponentStatus="InService", FailureReason=None)
 
     async def _unload(self, name: str) -> None:
         base = self._placement.adapters.pop(key(name), None)

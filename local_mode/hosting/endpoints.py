@@ -100,8 +100,9 @@ class Endpoints:
 
     async def stop(self, name: str) -> None:
         """The resource stays as it is."""
-        fleets = self._placement.endpoints.pop(key(name), {})
+        fleets = self._placement.endpoints.get(key(name), {})
         await asyncio.gather(*(fleet.stop() for fleet in fleets.values()))
+        self._placement.endpoints.pop(key(name), None)
         leaving = self._leaving.get(key(name), set())
         if leaving:
             await asyncio.wait(leaving)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -29,6 +29,8 @@ class Platform:
     clocks: Clocks
     logs: Path
     """The folder that holds `aws/sagemaker/…`."""
+    fleets: set[Fleet] = field(default_factory=set)
+    """All that may have something running or on disk: what was cancelled while it cleaned up is found here."""
 
 
 class Fleet:
@@ -43,6 +45,8 @@ class Fleet:
         self._data: Mapping[str, Folders] = {}
         self._keepers: dict[Instance, asyncio.Task[None]] = {}
         self._adapters: list[str] = []
+        self._leaving: set[asyncio.Task[None]] = set()
+        platform.fleets.add(self)
 
     @property
     def serving(self) -> list[Instance]:
@@ -58,7 +62,7 @@ class Fleet:
             try:
                 await together(*(self._start(instance) for instance in fresh))
             except BaseException:
-                await asyncio.gather(*(instance.stop() for instance in fresh))
+                await self._end(fresh)
                 raise
             for instance in fresh:
                 self._take(instance)
@@ -67,7 +71,10 @@ class Fleet:
     async def stop(self) -> None:
         """Nothing of it runs afterwards, and its model data is gone."""
         await self._dismiss(self.instances)
+        if self._leaving:
+            await asyncio.wait(self._leaving)
         self._forget_data()
+        self._platform.fleets.discard(self)
 
     async def add_adapter(self, name: str, data: ModelData, *, limit_s: float) -> None:
         """Fetch it and have every instance load it. Raises `ContainerFailed` with the container's words."""
@@ -116,12 +123,22 @@ class Fleet:
     async def _dismiss(self, instances: list[Instance]) -> None:
         leaving = list(instances)
         self.instances = [instance for instance in self.instances if instance not in leaving]
-        keepers = [self._keepers.pop(instance) for instance in leaving]
+        await self._end(leaving)
+
+    async def _end(self, instances: list[Instance]) -> None:
+        """Stop them. It goes on when the caller is cancelled; `stop` waits for it."""
+        task = asyncio.create_task(self._stop_all(instances))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        await asyncio.shield(task)
+
+    async def _stop_all(self, instances: list[Instance]) -> None:
+        keepers = [self._keepers.pop(instance) for instance in instances if instance in self._keepers]
         for keeper in keepers:
             keeper.cancel()
         if keepers:
             await asyncio.wait(keepers)
-        await asyncio.gather(*(instance.stop() for instance in leaving))
+        await asyncio.gather(*(instance.stop() for instance in instances))
 
     async def _keep(self, instance: Instance) -> None:
         """Wait until it fails, then replace it, with growing pauses, until one starts."""

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import httpx
-
 from local_mode.contracts import Resources
 from local_mode.hosting.components import Components
 from local_mode.hosting.endpoints import Endpoints
+from local_mode.hosting.fleet import Platform
 from local_mode.hosting.jobs import Jobs
 from local_mode.hosting.placement import Placement
 
@@ -30,14 +29,14 @@ class Lifecycle:
         endpoints: Endpoints,
         components: Components,
         *,
-        client: httpx.AsyncClient,
+        platform: Platform,
         clear: Callable[[], None],
     ) -> None:
         self._resources = resources
         self._placement = placement
         self._endpoints = endpoints
         self._components = components
-        self._client = client
+        self._platform = platform
         self._clear = clear
         self._endpoint_jobs = Jobs(endpoints.fail)
         self._component_jobs = Jobs(components.fail)
@@ -66,7 +65,8 @@ class Lifecycle:
         ]
         stops += [self._components.stop(name) for name in list(self._placement.components)]
         await asyncio.gather(*stops)
-        await self._client.aclose()
+        await asyncio.gather(*(fleet.stop() for fleet in list(self._platform.fleets)))
+        await self._platform.client.aclose()
         self._clear()
 
     def endpoint_created(self, name: str) -> None:

@@ -10,13 +10,35 @@ from pathlib import Path
 import httpx
 import psutil
 
-from local_mode.hosting import build
+from local_mode.hosting import Built, build
 from tests.unit.local_mode.hosting.world import MemoryResources, until
 
 IN_SERVICE_LIMIT_S = 15.0
 
 
-def test_the_demo_model_is_in_service_soon_and_serves_from_model_data(tmp_path: Path, demo_model_dir: Path) -> None:
+async def served(built: Built, resources: MemoryResources, name: str) -> float:
+    """Create, invoke and delete an endpoint; how long it took to be in service."""
+    record = {"EndpointName": name, "EndpointConfigName": name, "EndpointStatus": "Creating"}
+    resources.add("endpoint", name, record)
+    began_s = time.monotonic()
+    built.hosting.endpoint_created(name)
+    await until(lambda: resources.get("endpoint", name)["EndpointStatus"] != "Creating", 120.0)
+    took_s = time.monotonic() - began_s
+    record = resources.get("endpoint", name)
+    assert record["EndpointStatus"] == "InService", record["FailureReason"]
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+        body = {"inputs": "Once", "parameters": {"max_new_tokens": 4}}
+        answer = await client.post(f"{built.routing.target(name).base_url}/invocations", json=body)
+    assert answer.status_code == 200, answer.text
+    assert "generated_text" in answer.text
+    built.hosting.endpoint_deleted(name)
+    await until(lambda: not resources.all("endpoint"), 60.0)
+    return took_s
+
+
+def test_the_demo_model_is_in_service_soon_and_serves_from_model_data(
+    tmp_path: Path, demo_model_dir: Path
+) -> None:
     archive = tmp_path / "model.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         for path in demo_model_dir.iterdir():
@@ -43,25 +65,9 @@ def test_the_demo_model_is_in_service_soon_and_serves_from_model_data(tmp_path: 
             backend="process",
         )
         await built.hosting.start()
-        took_s = 0.0
         try:
-            for name in ("demo", "archive"):
-                record = {"EndpointName": name, "EndpointConfigName": name, "EndpointStatus": "Creating"}
-                resources.add("endpoint", name, record)
-                began_s = time.monotonic()
-                built.hosting.endpoint_created(name)
-                await until(lambda: resources.get("endpoint", name)["EndpointStatus"] != "Creating", 120.0)
-                record = resources.get("endpoint", name)
-                assert record["EndpointStatus"] == "InService", record["FailureReason"]
-                took_s = took_s or time.monotonic() - began_s
-                target = built.routing.target(name)
-                async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
-                    body = {"inputs": "Once", "parameters": {"max_new_tokens": 4}}
-                    answer = await client.post(f"{target.base_url}/invocations", json=body)
-                assert answer.status_code == 200, answer.text
-                assert "generated_text" in answer.text
-                built.hosting.endpoint_deleted(name)
-                await until(lambda: not any(r["EndpointName"] == name for r in resources.all("endpoint")), 60.0)
+            took_s = await served(built, resources, "demo")
+            await served(built, resources, "archive")
         finally:
             await built.hosting.stop()
         return took_s
@@ -69,6 +75,10 @@ def test_the_demo_model_is_in_service_soon_and_serves_from_model_data(tmp_path: 
     took_s = asyncio.run(story())
     print(f"CreateEndpoint to InService: {took_s:.1f} s")
     assert took_s < IN_SERVICE_LIMIT_S
-    left = [p for p in psutil.Process().children(recursive=True) if "container.entrypoint" in " ".join(p.cmdline())]
+    left = [
+        p
+        for p in psutil.Process().children(recursive=True)
+        if "container.entrypoint" in " ".join(p.cmdline())
+    ]
     assert left == []
     assert [path for path in state.rglob("*") if path.is_file() and path.suffix != ".log"] == []

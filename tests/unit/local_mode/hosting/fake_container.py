@@ -1,7 +1,8 @@
 """A container for tests, on the standard library: what it does is told by its environment.
 
-BEHAVIOUR: `good`; `unready` (/ping is 503); `dies` (logs a reason, exits with 3); `dies later` (on /die); `stubborn` (ignores
-SIGTERM); `family` (starts a grandchild in a session of its own, its pid in /invocations).
+BEHAVIOUR: `good`; `unready` (/ping is 503); `dies` (logs a reason, exits with 3); `stubborn` (ignores SIGTERM);
+`no adapters`; `family` (starts a grandchild in a session of its own, its pid in /invocations).
+`POST /become-unhealthy` makes /ping 503.
 """
 
 from __future__ import annotations
@@ -25,14 +26,13 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/ping":
             PINGS.append(dict(self.headers))
             self.answer(503 if BEHAVIOUR == "unready" else 200, {"stage": "loading shard 1/2"})
-        elif self.path == "/die":
-            os._exit(7)
-        elif self.path == "/become-unhealthy":
-            globals()["BEHAVIOUR"] = "unready"
-            self.answer(200, {})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/become-unhealthy":
+            globals()["BEHAVIOUR"] = "unready"
+            self.answer(200, {})
+            return
         if self.path == "/adapters":
             wanted = json.loads(body)
             if BEHAVIOUR == "no adapters":

@@ -67,7 +67,7 @@ def test_network_isolation_is_asked_for_and_its_limits_are_said(tmp_path: Path) 
     ("behaviour", "limit_s", "said"),
     [
         ("dies", 60, 'It exited with status 3: the model has "no" weights'),
-        ("unready", 0.3, 'Within 0.3 s /ping last answered: 503 {"stage": "loading shard 1/2"}'),
+        ("unready", 4, 'Within 4 s /ping last answered: 503 {"stage": "loading shard 1/2"}'),
     ],
 )
 def test_a_bad_container_fails_the_endpoint_and_says_why(

@@ -167,7 +167,9 @@ async def until(condition: Callable[[], bool], limit_s: float = 20.0) -> None:
 
 
 def descendants() -> list[str]:
-    return [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True) if child.is_running()]
+    return [
+        " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True) if child.is_running()
+    ]
 
 
 def run(state: Path, story: Callable[[World], Awaitable[None]], **options: Any) -> World:
