@@ -80,10 +80,15 @@ class Server:
         self._run_dir.write_config(self._config)
         self._run_dir.publish(Stage(stage="starting"))
         child_environ = serving_environment(self._config, self._environ, self._run_dir.path)
-        self._start_api(child_environ)
-        files = self._model_files()
+        # Held until the model's files are known: an archive's own settings may need a new front on the same port.
+        with _listen(self._config.http.host, self._config.http.port) as listener:
+            self._start_api(listener, child_environ)
+            files = self._model_files()
+            if files is not None and self._look_into(files):
+                self._supervisor.stop(self._api, grace_s=0.0)  # it has answered nothing but health checks
+                child_environ = serving_environment(self._config, self._environ, self._run_dir.path)
+                self._start_api(listener, child_environ)
         if files is not None:
-            self._look_into(files)
             command = engine_command(
                 self._config,
                 self._run_dir.path,
@@ -151,12 +156,12 @@ class Server:
                 "one rank needs no port",
             )
 
-    def _look_into(self, files: ModelFiles) -> None:
-        """Checks that need the model's files. An archive's own settings are known only now: the front, which answers
-        nothing but health checks so far, starts again with them."""
+    def _look_into(self, files: ModelFiles) -> bool:
+        """Checks that need the model's files. True when an archive brought settings of its own."""
+        before = self._config
         folder = Path(files.model_dir)
         if self._plan.source.kind == "archive":
-            before, archive = self._config, self._plan.source
+            archive = self._plan.source
             self._plan = make_plan(self._environ, unpacked=folder)
             if self._plan.source != archive:
                 raise ModelError(
@@ -166,31 +171,22 @@ class Server:
             if self._config != before:
                 self._log_plan()
                 self._run_dir.write_config(self._config)
-                self._supervisor.send(self._api, signal.SIGHUP)
             self._check_plan()
         secure_mode = self._plan.environment.secure_mode
         if secure_mode is not None:
             secure_mode.check(self._config, folder)
+        return self._config != before
 
-    def _start_api(self, child_environ: Mapping[str, str]) -> None:
+    def _start_api(self, listener: socket.socket, child_environ: Mapping[str, str]) -> None:
         _raise_file_limit()
-        with _listen(self._config.http.host, self._config.http.port) as listener:
-            event(
-                _log,
-                logging.INFO,
-                "listening",
-                host=listener.getsockname()[0],
-                port=listener.getsockname()[1],
-            )
-            command = api_command(
-                self._config,
-                self._run_dir.path,
-                listener_fd=listener.fileno(),
-                application=self._programs.api,
-            )
-            self._api = self._supervisor.start(
-                "api", command, environ=child_environ, pass_fds=(listener.fileno(),)
-            )
+        host, port = listener.getsockname()[:2]
+        event(_log, logging.INFO, "listening", host=host, port=port)
+        command = api_command(
+            self._config, self._run_dir.path, listener_fd=listener.fileno(), application=self._programs.api
+        )
+        self._api = self._supervisor.start(
+            "api", command, environ=child_environ, pass_fds=(listener.fileno(),)
+        )
 
     def _model_files(self) -> ModelFiles | None:
         """Where the model lies, fetched if need be. None: a stop signal or a dead front came first."""
