@@ -95,8 +95,8 @@ def _sagemaker_operations() -> tuple[Operation, ...]:
                 "`X-Amzn-SageMaker-Custom-Attributes: deadline=reached` says so. Where a grammar, a response format or a "
                 "tool call that must come makes part of an answer useless, that is a 424, and a 429 where there is no token "
                 "yet. A body of the type `application/jsonlines` has a request in each line, by the same rules, and is "
-                "answered line by line in the same order; a line that is wrong or blank gets its error, with `status` next to "
-                "it, and a line cannot be streamed."
+                "answered line by line in the same order; a line that is wrong or blank gets its error, with `status` next "
+                "to it, and a line cannot be streamed."
             ),
             bodies=(NativeStreamableRequest,),
             example=_EXAMPLE,
