@@ -10,19 +10,31 @@ from serving.api.error_styles import printable
 from serving.api.strict_json import JsonValue
 from serving.errors import NotFound
 
-ADAPTER_HEADER = "X-Amzn-SageMaker-Adapter-Identifier"
+ADAPTER_HEADERS = ("X-Amzn-SageMaker-Adapter-Identifier", "X-Amzn-SageMaker-Adapter-Alias")
 TARGET_HEADER = "X-Amzn-SageMaker-Target-Model"
+
+_BODY_FIELDS = ("adapter_id", "adapters")
+"""Of TGI and of LMI."""
+
+
+def no_adapter(name: str | None, *, field: str) -> NotFound:
+    """The one answer to whoever wants an adapter: `name` is what they call it, None when they name none."""
+    called = "" if name is None else f" {printable(name)!r}"
+    return NotFound(
+        f"the adapter{called} does not exist: LoRA adapters are not supported yet, this server has its base model only",
+        field=field,
+    )
 
 
 def require_no_adapter(body: dict[str, JsonValue]) -> None:
-    """Takes `adapter_id` out of `body`. Raises `NotFound` when it or the header names one."""
-    named = body.pop("adapter_id", None)
-    if named is None:
-        named = request.headers.get(ADAPTER_HEADER) or None
-    if named is not None:
-        raise NotFound(
-            f"the adapter {printable(str(named))!r} does not exist: none is loaded", field="adapter_id"
-        )
+    """Takes `adapter_id` and `adapters` out of `body`. Raises `NotFound` when one of them or a header names an adapter."""
+    for field in _BODY_FIELDS:
+        named = body.pop(field, None)
+        if named is not None:
+            raise no_adapter(named if isinstance(named, str) else None, field=field)
+    for header in ADAPTER_HEADERS:
+        if in_header := request.headers.get(header):
+            raise no_adapter(in_header, field=_BODY_FIELDS[0])
 
 
 def require_no_target_model() -> None:

@@ -15,6 +15,7 @@ from serving.api.json_body import BodyReader
 from serving.api.readiness import Readiness, TextProvider
 from serving.api.roles import EngineClient
 from serving.api.routes import (
+    adapters,
     chat,
     completions,
     docs,
@@ -83,6 +84,7 @@ def create_app(
         generate,
         invocations,
         execution_parameters,
+        adapters,
         info,
         metrics_page,
         tokenize,

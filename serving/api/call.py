@@ -40,6 +40,8 @@ class Call:
     deadline: float | None = None
     """Reading of `time.monotonic` at which an answer that is not streamed has to be complete."""
     may_stream: bool = True
+    enter_session: Callable[[], str] | None = None
+    """For a call that is a turn of a session: gives the session's id, or raises the `RequestError` that says why not."""
 
     def generation(self, *requests: GenerateRequest, keep_tokens: bool) -> Generation:
         """The generation of this call, noted in its record."""
@@ -52,6 +54,7 @@ class Call:
             keep_tokens=keep_tokens,
             on_submitted=self.start_pass.give_back,
             deadline=None if requests[0].stream else self.deadline,
+            session_id="" if self.enter_session is None else self.enter_session(),
         )
         self.record.begins(generation)
         return generation

@@ -103,8 +103,10 @@ class Generation:
         keep_tokens: bool,
         on_submitted: Callable[[], None] = lambda: None,
         deadline: float | None = None,
+        session_id: str = "",
     ) -> None:
-        """`deadline` is the reading of `time.monotonic` at which all sequences end with what they have."""
+        """`deadline` is the reading of `time.monotonic` at which all sequences end with what they have. `session_id` is
+        that of the session whose turn this is."""
         self.timings = timings
         self.deadline_reached = False
         self.prompts: list[PromptState] = []
@@ -117,6 +119,7 @@ class Generation:
         self._keep_tokens = keep_tokens
         self._on_submitted = on_submitted
         self._deadline = deadline
+        self._session_id = session_id
         self._early: deque[SequenceOutput] = deque()
         self._stream: OutputStream | None = None
         self._checked = timings.started
@@ -150,7 +153,7 @@ class Generation:
         if self._left_s() <= 0.0:
             raise self._too_late()
         self._stream = self._engine.submit(
-            *(prompt.request.to_engine(prompt.request_id) for prompt in self.prompts)
+            *(prompt.request.to_engine(prompt.request_id, self._session_id) for prompt in self.prompts)
         )
         self._on_submitted()
         while not all(prompt.accepted for prompt in self.prompts):

@@ -26,6 +26,7 @@ from serving.errors import (
     Overloaded,
     RequestError,
     ServingError,
+    SessionRefused,
     TemplateError,
 )
 from serving.metrics import ServerMetrics
@@ -53,6 +54,8 @@ class RequestRecord:
         self.timings = Timings(started=self._access.started_s)
         self.api = api or _APIS.get(self._access.route)
         self._metrics = metrics
+        self.session: str | None = None
+        """The name of the call's session in the log."""
         self._inference_id = accesses.plain_name(inference_id) if inference_id else None
         self._model: str | None = None
         self._log_prompts = False
@@ -147,7 +150,12 @@ class RequestRecord:
             metrics.first_token_duration.observe(timings.first_token - timings.started)
             metrics.observe_token_gaps(timings.token_gaps)
         api = self.api or ("openai" if self._current_style() is OPENAI else "native")
-        facts: dict[str, object] = {"api": api, "model": self._model, "inference_id": self._inference_id}
+        facts: dict[str, object] = {
+            "api": api,
+            "model": self._model,
+            "inference_id": self._inference_id,
+            "session": self.session,
+        }
         attributes: dict[str, Attribute] = {}
         if self._ignored:
             names = [accesses.plain_name(name) for name in self._ignored[:_MAX_LOGGED_NAMES]]
@@ -193,6 +201,8 @@ def _failure(error: BaseException) -> str:
         return "incomplete"
     if isinstance(error, TemplateError):
         return "template"
+    if isinstance(error, SessionRefused):
+        return "validation"
     status = status_of(error, NATIVE)
     if status < 500 and isinstance(error, RequestError) and status != 424:
         return "validation"

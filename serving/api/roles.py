@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from serving.messages import AddRequest, EngineReady, EngineStats, RequestAccepted, SequenceOutput
+from serving.messages import (
+    AddRequest,
+    EngineReady,
+    EngineStats,
+    RequestAccepted,
+    SequenceOutput,
+    SessionOpened,
+)
 from serving.sampling_params import SamplingParams
 from serving.text.chat import ChatRequest, PreparedChat
 from serving.text.sequence_text import TokenText as TokenText
@@ -41,6 +48,14 @@ class EngineClient(Protocol):
     def abort(self, request_id: str, index: int | None = None) -> None: ...
 
     def stats(self, timeout_s: float) -> EngineStats: ...
+
+    def open_session(self, timeout_s: float) -> SessionOpened:
+        """Raises `Overloaded`, `NotReady` or `TimeoutError`."""
+        ...
+
+    def close_session(self, session_id: str, timeout_s: float) -> None:
+        """Raises `SessionRefused`, `NotReady` or `TimeoutError`."""
+        ...
 
     def healthy(self) -> tuple[bool, str]: ...
 

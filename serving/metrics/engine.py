@@ -107,6 +107,25 @@ _NUMBERS = (
         "Bytes that compiled grammars count in the cache",
         lambda s: s.grammar.cache_bytes,
     ),
+    _Number("textgen_sessions", "gauge", "Stateful sessions that are open", lambda s: s.session.num_open),
+    _Number(
+        "textgen_session_pinned_blocks",
+        "gauge",
+        "KV blocks that sessions keep for their next turns",
+        lambda s: s.session.num_pinned_blocks,
+    ),
+    _Number(
+        "textgen_session_pinned_tokens",
+        "gauge",
+        "Tokens that sessions keep for their next turns",
+        lambda s: s.session.num_pinned_tokens,
+    ),
+    _Number(
+        "textgen_session_pins_given_up",
+        "counter",
+        "Sessions that lost what they kept, for room or quota",
+        lambda s: s.session.num_pins_given_up,
+    ),
     _Number("textgen_forward_seconds", "counter", "Seconds spent in forward passes", lambda s: s.forward_s),
 )
 

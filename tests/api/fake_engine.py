@@ -7,8 +7,16 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 
-from serving.errors import InvalidRequest, RequestError
-from serving.messages import AddRequest, EngineReady, EngineStats, RequestAccepted, SequenceOutput, TopToken
+from serving.errors import InvalidRequest, RequestError, SessionRefused
+from serving.messages import (
+    AddRequest,
+    EngineReady,
+    EngineStats,
+    RequestAccepted,
+    SequenceOutput,
+    SessionOpened,
+    TopToken,
+)
 from serving.sampling_params import SamplingParams
 from serving.text.chat import ChatPreparer, ChatRequest, PreparedChat
 from serving.text.chat_template import ChatTemplate
@@ -120,6 +128,8 @@ class FakeEngine:
         self.changed = threading.Event()
         self.stats_error: Exception | None = None
         self.submit_error: RequestError | None = None
+        self.session_error: RequestError | TimeoutError | None = None
+        self.sessions: list[str] = []
         self._numbers = itertools.count(1)
 
     def next_request_id(self) -> str:
@@ -135,6 +145,9 @@ class FakeEngine:
             request.params.validate(vocab_size=257)
             self.requests.append(request)
             stream.request = request
+            if request.session_id and request.session_id not in self.sessions:
+                stream.put(SessionRefused("session not found"))
+                continue
             self.script(stream)
         return stream
 
@@ -144,10 +157,21 @@ class FakeEngine:
     def stats(self, timeout_s: float) -> EngineStats:
         if self.stats_error is not None:
             raise self.stats_error
-        numbers = {
-            name: 1 for name in EngineStats.__struct_fields__ if name not in ("queue_s", "step", "grammar")
-        }
+        structs = ("queue_s", "step", "grammar", "session")
+        numbers = {name: 1 for name in EngineStats.__struct_fields__ if name not in structs}
         return EngineStats(**{**numbers, "num_blocks": 64, "num_free_blocks": 60, "num_cached_tokens": 7})
+
+    def open_session(self, timeout_s: float) -> SessionOpened:
+        """Named `session-1` and so on; each ends on 2 January 2026, 3:04:05.9."""
+        if self.session_error is not None:
+            raise self.session_error
+        self.sessions.append(f"session-{len(self.sessions) + 1}")
+        return SessionOpened(session_id=self.sessions[-1], expires_at_s=1767323045.9)
+
+    def close_session(self, session_id: str, timeout_s: float) -> None:
+        if session_id not in self.sessions:
+            raise SessionRefused("session not found")
+        self.sessions.remove(session_id)
 
     def healthy(self) -> tuple[bool, str]:
         return self.health

@@ -47,11 +47,6 @@ def test_what_is_not_supported_is_named(front: OpenAIFront) -> None:
     for body in ({"input": "a"}, {"input": [], "model": "x"}):
         error = post(front, body, 422)["error"]
         assert "`input` is not supported" in error and "`messages`" in error and "`prompt`" in error
-    for body in (
-        {"requestType": "NEW_SESSION"},
-        {"requestType": "CLOSE", "inputs": "a", "messages": MESSAGES},
-    ):
-        assert "`requestType` is not supported" in post(front, body, 422)["error"]
     assert "`inputs` is missing" in post(front, {}, 422)["error"]
     assert front.engine.requests == []
 

@@ -17,6 +17,7 @@ from serving.api.error_handlers import use_style
 from serving.api.error_styles import OPENAI, printable
 from serving.api.json_body import has_json_lines
 from serving.api.openai import chat, completions
+from serving.api.sessions import REQUEST_TYPE, answer_in_session, manage
 from serving.api.streaming import framing_for
 from serving.errors import InvalidRequest
 
@@ -75,8 +76,12 @@ def invocations() -> Response:
         default = call.shared.config.http.default_accept or ""
         call.framing = framing_for(request.headers.get("Accept", ""), default)
         call.deadline = deadline
-        call.may_stream = current_line() is None
-        return _answer_of(call)(call)
+        if current_line() is not None:
+            call.may_stream = False
+            _refuse_session(call)
+        if REQUEST_TYPE in call.body:
+            return manage(call)
+        return answer_in_session(call, _answer_of(call))
 
 
 def _deadline() -> float | None:
@@ -90,6 +95,14 @@ def _deadline() -> float | None:
     return current_access().started_s + http.unary_deadline_s
 
 
+def _refuse_session(call: Call) -> None:
+    if REQUEST_TYPE in call.body:
+        raise InvalidRequest(
+            "`requestType`: a line of a JSON-lines body cannot open or close a session, send it on its own",
+            field=REQUEST_TYPE,
+        )
+
+
 def _answer_of(call: Call) -> Answer:
     named = _ROUTE.search(request.headers.get("X-Amzn-SageMaker-Custom-Attributes", ""))
     if named is not None:
@@ -100,11 +113,6 @@ def _answer_of(call: Call) -> Answer:
                 field="route",
             )
         return ROUTES[route]
-    if "requestType" in call.body:
-        raise InvalidRequest(
-            "`requestType` is not supported: this server has no sessions, send every request on its own",
-            field="requestType",
-        )
     for key, answer in _BY_KEY.items():
         if key in call.body:
             return answer

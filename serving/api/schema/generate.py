@@ -48,5 +48,10 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
         """The seed as answers show it: only when tokens are sampled."""
         return None if self.params.greedy else self.params.seed
 
-    def to_engine(self, request_id: str) -> AddRequest:
-        return AddRequest(request_id=request_id, prompt_token_ids=self.prompt_token_ids, params=self.params)
+    def to_engine(self, request_id: str, session_id: str = "") -> AddRequest:
+        return AddRequest(
+            request_id=request_id,
+            prompt_token_ids=self.prompt_token_ids,
+            params=self.params,
+            session_id=session_id,
+        )

@@ -12,8 +12,11 @@ import threading
 from collections.abc import Callable
 
 from serving.config import Stage
+from serving.engine.block_pool import BlockPool
 from serving.engine.executor import RankGroup
 from serving.engine.process import BootOptions, main
+from serving.engine.session_pins import SessionPins
+from serving.engine.sessions import SessionTable
 from serving.errors import InvalidRequest, ModelError, RequestError, WireError
 from serving.messages import AddRequest, EngineReady, EngineStats, SequenceOutput
 from tests.unit.engine.test_executor import RANK_COMMAND, engine_config
@@ -27,10 +30,13 @@ class FakeCore:
         self._running: dict[str, tuple[AddRequest, int]] = {}
         self._pending: list[SequenceOutput] = []
         self._num_steps = 0
+        self.sessions = SessionTable(SessionPins([BlockPool(2)], kv_fraction=0.0), ttl_s=0.5, max_sessions=2)
 
     def add_request(self, message: AddRequest) -> bool:
         if not message.prompt_token_ids:
             raise InvalidRequest("`inputs` must have at least 1 token", field="inputs")
+        if message.session_id:
+            self.sessions.use(message.session_id)
         self._running[message.request_id] = (message, 0)
         return True
 
