@@ -128,8 +128,8 @@ def running(
     given = settings.process_environment() if environment is None else environment
     try:
         with ServerProcess({**given, "PYTHONUNBUFFERED": "1"}, command=command) as server:
-            found = server.wait_log(r"AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=http://[^\s]*:(\d+)", limit_s=60.0)
-            yield LocalSession(f"http://127.0.0.1:{found[1]}", settings.default_region(given))
+            server.wait_log("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=", limit_s=60.0)
+            yield session(state_dir=folder)
     finally:
         if state_dir is None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -11,10 +11,10 @@ from local_mode.app import application
 from local_mode.control.arns import ACCOUNT, Arns
 from local_mode.control.greeting import greeting
 from local_mode.control.operations import operations
-from local_mode.control.protocol import ControlPlane
+from local_mode.control.protocol import BotocoreTooOld, ControlPlane
 from local_mode.control.resources import SqliteResources, StateUnreadable
 from local_mode.control.server import StartFailed, bind, serve
-from local_mode.control.state_folder import FolderTaken, StateFolder
+from local_mode.control.state_folder import FolderTaken, StateFolder, url_of
 from local_mode.hosting import NoDocker, build
 from local_mode.runtime import Fault, RuntimeSettings, parse_fault, runtime
 from local_mode.settings import Settings, has_credentials
@@ -40,7 +40,7 @@ def run(settings: Settings, *, host: str, port: int, say: Callable[[str], None])
         ) from error
     port = bound.getsockname()[1]
     text = greeting(
-        f"http://{f'[{host}]' if ':' in host else host}:{port}",
+        url_of(host, port),
         region=settings.region,
         state_dir=str(folder.path),
         has_credentials=has_credentials(settings.environment),
@@ -52,7 +52,7 @@ def run(settings: Settings, *, host: str, port: int, say: Callable[[str], None])
                 _composed(settings, folder, faults) as app,
             ):
                 serve(app, bound, ready=lambda: say(text))
-        except (FolderTaken, StateUnreadable, StartFailed, NoDocker) as error:
+        except (FolderTaken, StateUnreadable, StartFailed, NoDocker, BotocoreTooOld) as error:
             raise EmulatorFailed(str(error)) from error
 
 

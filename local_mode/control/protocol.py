@@ -24,6 +24,10 @@ Operation = Callable[[Record], Record]
 log = logging.getLogger(__name__)
 
 
+class BotocoreTooOld(Exception):
+    """Its service model lacks operations that are emulated. The message says what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """One HTTP answer."""
@@ -37,6 +41,13 @@ class ControlPlane:
     """Answers calls with `operations`, by the service model's operation names."""
 
     def __init__(self, operations: Mapping[str, Operation]) -> None:
+        """Raises `BotocoreTooOld` when the service model, as old as the installed botocore, lacks one of them."""
+        # To ask here also reads the model, for a quarter of a second, before there are streams to hold up.
+        unknown = [operation for operation in operations if not service_model.is_known(operation)]
+        if unknown:
+            raise BotocoreTooOld(
+                f"the installed botocore does not know {', '.join(unknown)}: pip install -U boto3"
+            )
         self._operations = operations
 
     def call(self, target: str, body: bytes) -> Reply:

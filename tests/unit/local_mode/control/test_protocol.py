@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from local_mode.control.protocol import BotocoreTooOld, ControlPlane
 from tests.unit.local_mode.control.conftest import IMAGE, Caller, Refused
 
 PATTERN = "[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}"
@@ -122,3 +123,8 @@ def test_what_is_not_here_is_said(caller: Caller, target: str, told: str) -> Non
         caller.raw(target, b"{}")
     assert caught.value.code == "UnknownOperationException"
     assert told in caught.value.message
+
+
+def test_operations_that_the_service_model_lacks_are_told_before_any_call() -> None:
+    with pytest.raises(BotocoreTooOld, match="does not know CreateFuture: pip install -U boto3"):
+        ControlPlane({"CreateFuture": dict, "CreateModel": dict})
