@@ -80,7 +80,7 @@ class Carrier:
             await self._inject(target, injected)
             async with self._client.post(
                 f"{target.base_url}/invocations",
-                headers=(*platform_headers, *members.container_headers),
+                headers=(*platform_headers, *members.container_headers, *_adapter_header(target)),
                 body=body,
             ) as answer:
                 yield answer
@@ -120,10 +120,11 @@ class Carrier:
         accept_s = self.settings.clocks.accept_s
         if injected.has("latency"):
             await asyncio.sleep(injected.number("latency") / 1000)
-        slow_s = accept_s if injected.has("no-accept") else injected.number("slow-accept") / 1000
-        await asyncio.sleep(min(slow_s, accept_s))
-        if slow_s >= accept_s:
-            raise NotAccepted("The connection was not accepted in time")
+        if injected.has("no-accept") or injected.has("slow-accept"):
+            slow_s = injected.number("slow-accept") / 1000 if injected.has("slow-accept") else accept_s
+            await asyncio.sleep(min(slow_s, accept_s))
+            if slow_s >= accept_s:
+                raise NotAccepted("The connection was not accepted in time")
         if injected.has("timeout"):
             raise_after_s = injected.number("timeout")
             if raise_after_s:
@@ -132,6 +133,10 @@ class Carrier:
             await asyncio.get_running_loop().create_future()
         if injected.has("model-error"):
             raise failures.container_answered(target, int(injected.number("model-error")), _INJECTED_ERROR)
+
+
+def _adapter_header(target: Target) -> tuple[tuple[str, str], ...]:
+    return ((PREFIX + "Adapter-Identifier", target.adapter),) if target.adapter is not None else ()
 
 
 def _platform_error(endpoint: str, injected: Injected) -> ServiceError | None:

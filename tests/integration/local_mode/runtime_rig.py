@@ -135,6 +135,7 @@ class FakeRouting:
         self.opened: list[str] = []
         self.closed: list[str] = []
         self.in_service = True
+        self.adapter: str | None = None
 
     def target(self, endpoint: str, **wanted: str | None) -> Target:
         self.asked.append(wanted)
@@ -142,7 +143,11 @@ class FakeRouting:
             raise ServiceError("ValidationError", f"Endpoint {endpoint} of account 123456789012 not found.")
         self.num_open += 1
         return Target(
-            base_url=self._stand_in.base_url, variant="AllTraffic", hostname="primary", log_stream_arn=LOG_ARN
+            base_url=self._stand_in.base_url,
+            variant="AllTraffic",
+            hostname="primary",
+            log_stream_arn=LOG_ARN,
+            adapter=self.adapter,
         )
 
     def finished(self, target: Target) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import openai
@@ -47,7 +48,7 @@ async def chat(request: Received) -> None:
 
 
 @contextmanager
-def openai_client(rig: Rig, path: str = "/endpoints/chat/openai/v1") -> Iterator[openai.OpenAI]:
+def openai_client(rig: Rig, path: str = "/endpoints/chat/openai/v1") -> Iterator[Any]:
     with openai.OpenAI(
         base_url=rig.url + path, api_key="sagemaker-api-key-abc", max_retries=0, timeout=20
     ) as client:
@@ -61,9 +62,10 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 def test_unary_and_stream(component: str | None) -> None:
     path = f"/endpoints/chat/inference-components/{component}" if component else "/endpoints/chat"
     with running(chat) as rig, openai_client(rig, f"{path}/openai/v1") as client:
-        answer = client.chat.completions.create(model="", messages=MESSAGES)  # type: ignore[arg-type]
+        answer = client.chat.completions.create(model="", messages=MESSAGES)
         assert answer.choices[0].message.content == "".join(DELTAS)
-        with client.chat.completions.create(model="", messages=MESSAGES, stream=True) as stream:  # type: ignore[arg-type]
+        stream = client.chat.completions.create(model="", messages=MESSAGES, stream=True)
+        with stream:
             assert [chunk.choices[0].delta.content for chunk in stream] == DELTAS
         assert [asked["component"] for asked in rig.routing.asked] == [component] * 2
         request = rig.stand_in.requests[0]
@@ -88,7 +90,7 @@ def test_errors_of_the_container_come_as_they_are() -> None:
         openai_client(rig) as client,
         pytest.raises(openai.RateLimitError, match="too many"),
     ):
-        client.chat.completions.create(model="m", messages=MESSAGES)  # type: ignore[arg-type]
+        client.chat.completions.create(model="m", messages=MESSAGES)
 
 
 def test_errors_of_the_emulator_are_read_by_the_client() -> None:
@@ -97,7 +99,7 @@ def test_errors_of_the_emulator_are_read_by_the_client() -> None:
             openai_client(rig, "/endpoints/other/openai/v1") as client,
             pytest.raises(openai.BadRequestError, match="Endpoint other") as caught,
         ):
-            client.chat.completions.create(model="m", messages=MESSAGES)  # type: ignore[arg-type]
+            client.chat.completions.create(model="m", messages=MESSAGES)
         assert caught.value.code == "ValidationError"
         with (
             openai_client(rig) as client,
@@ -131,8 +133,9 @@ SHORT = RuntimeClocks(stream_s=1.0)
 def test_stream_that_cannot_end_is_cut(script: Script, settings: dict[str, object]) -> None:
     with running(script, **settings) as rig, openai_client(rig) as client:
         seen = []
+        stream = client.chat.completions.create(model="", messages=MESSAGES, stream=True)
         with pytest.raises(openai.APIConnectionError):
-            for chunk in client.chat.completions.create(model="", messages=MESSAGES, stream=True):  # type: ignore[arg-type]
+            for chunk in stream:
                 seen.append(chunk.choices[0].delta.content)
         assert seen == ["Gr"]
 
@@ -143,6 +146,6 @@ def test_unary_answer_has_the_unary_clock() -> None:
 
     with running(script, clocks=RuntimeClocks(unary_s=0.2)) as rig, openai_client(rig) as client:
         with pytest.raises(openai.APIStatusError, match="timed out") as caught:
-            client.chat.completions.create(model="m", messages=MESSAGES)  # type: ignore[arg-type]
+            client.chat.completions.create(model="m", messages=MESSAGES)
         assert caught.value.status_code == 424
         assert rig.stand_in.gone.wait(5)

@@ -77,6 +77,13 @@ def test_absent_headers_stay_absent() -> None:
         assert [name for name, _ in request.headers] == ["Host", "User-Agent", "Content-Length"]
 
 
+def test_adapter_of_the_target_is_named_to_the_container() -> None:
+    with running() as rig:
+        rig.routing.adapter = "my-adapter"
+        rig.client().invoke_endpoint(EndpointName="chat", InferenceComponentName="my-adapter", Body=b"x")
+        assert ("X-Amzn-SageMaker-Adapter-Identifier", "my-adapter") in rig.stand_in.requests[0].headers
+
+
 def test_client_gets_content_type_attributes_and_variant_and_nothing_else() -> None:
     async def script(request: Received) -> None:
         headers = (("Content-Type", "text/x"), ("X-Amzn-SageMaker-Custom-Attributes", "a=1"), ("X-Own", "1"))

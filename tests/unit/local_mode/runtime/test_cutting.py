@@ -7,10 +7,12 @@ import random
 from collections.abc import AsyncIterator
 
 import pytest
+from botocore.eventstream import EventStreamBuffer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from local_mode.runtime import cutting
+from local_mode.runtime.operations import Frames
 
 
 async def given_chunks(*chunks: bytes, error: ConnectionError | None = None) -> AsyncIterator[bytes]:
@@ -39,16 +41,24 @@ def test_cut(data: bytes, seed: int) -> None:
     assert len(parts) <= 6
 
 
-def test_random_texts_of_every_kind_of_character(full: bool) -> None:
+def test_random_texts_survive_the_way_from_container_to_client(full: bool) -> None:
+    """Chunked at random, cut into parts, framed, cut at random by the network, read by botocore."""
     rng = random.Random(5)
     alphabet = 'aé漢🙂 \n"\\\u200d👩👧\u0301데'
 
     async def all_texts() -> None:
         for _ in range(10_000 if full else 300):
-            text = "".join(rng.choices(alphabet, k=rng.choice((1, 3, 30, 300, 3000))))
-            content = text.encode()
-            chunks = cutting.cut(content, rng)
-            assert b"".join(await collected(given_chunks(*chunks), rng)) == content
+            content = "".join(rng.choices(alphabet, k=rng.choice((1, 3, 30, 300, 3000)))).encode()
+            frames = Frames(None)
+            wire = b""
+            async for batch in cutting.parts(given_chunks(*cutting.cut(content, rng)), rng):
+                wire += frames.of(batch)
+            buffer = EventStreamBuffer()
+            seen = b""
+            for piece in cutting.cut(wire, rng):
+                buffer.add_data(piece)
+                seen += b"".join(message.payload for message in buffer)
+            assert seen == content
 
     asyncio.run(all_texts())
 
