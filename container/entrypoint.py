@@ -16,7 +16,7 @@ import msgspec
 
 from container.environment import process_environment
 from container.gpus import find_gpus, log_gpus, require_gpus
-from container.model_source import MODEL_FILES_FILE, ModelFiles
+from container.model_source import DEMO, MODEL_FILES_FILE, ModelFiles
 from container.plan import Plan, make_plan
 from container.processes import Programs, api_command, engine_command, fetch_command, serving_environment
 from container.run_dir import RunDirectory
@@ -174,7 +174,8 @@ class Server:
             self._check_plan()
         secure_mode = self._plan.environment.secure_mode
         if secure_mode is not None:
-            secure_mode.check(self._config, folder)
+            served = None if self._plan.source.model_id == DEMO else folder
+            secure_mode.check(self._config, self._plan.environment.sources, served)
         return self._config != before
 
     def _start_api(self, listener: socket.socket, child_environ: Mapping[str, str]) -> None:

@@ -38,15 +38,12 @@ def find_gpus(
     except OSError:
         return None
     found = re.search(r"\b[0-9]{3,}\.[0-9.]+\b", version)
-    models = []
-    for folder in sorted(driver.glob("gpus/*/information")):
-        model = re.search(r"^Model:\s*(.+)$", folder.read_text(), re.MULTILINE)
-        models.append(model[1].strip() if model else "unknown")
+    models = tuple(_model(path) for path in sorted(driver.glob("gpus/*/information")))
     usable = sum(1 for path in devices.iterdir() if _DEVICE_FILE.fullmatch(path.name))
     return GpuFacts(
         driver=found[0] if found else version.splitlines()[0].strip(),
         cuda=_cuda_version(),
-        models=tuple(models),
+        models=models,
         visible=_visible(usable, environ),
     )
 
@@ -63,6 +60,14 @@ def log_gpus(facts: GpuFacts | None) -> None:
             visible=facts.visible,
             models=", ".join(facts.models),
         )
+
+
+def _model(information: Path) -> str:
+    try:
+        found = re.search(r"^Model:\s*(.+)$", information.read_text(), re.MULTILINE)
+    except OSError:
+        return "unknown"
+    return found[1].strip() if found else "unknown"
 
 
 def _visible(usable: int, environ: Mapping[str, str]) -> int:

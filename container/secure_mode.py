@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from container.fields import parse_bool
-from container.model_layout import UNSAFE_SUFFIXES
+from container.model_layout import PROPERTIES_NAME, UNSAFE_SUFFIXES
 from container.variables import SECURE_MODE, SECURITY_CONTROLS, UNTRUSTED_CHANNELS
 from serving.config import ServerConfig
 from serving.errors import ConfigError, ModelError
@@ -24,7 +24,7 @@ NO_CHAT_TEMPLATE = "DISALLOW_CHAT_TEMPLATE"
 CONTROLS: dict[str, str] = {
     NO_PICKLE: "files that hold pickled objects (" + ", ".join(sorted(UNSAFE_SUFFIXES)) + ")",
     NO_REQUIREMENTS: "a requirements.txt",
-    NO_REMOTE_CODE: "HF_MODEL_TRUST_REMOTE_CODE=true",
+    NO_REMOTE_CODE: "`HF_MODEL_TRUST_REMOTE_CODE=true`",
     NO_SCRIPTS: "Python files",
     NO_CHAT_TEMPLATE: "a chat template of the model's own",
 }
@@ -38,22 +38,38 @@ class SecureMode:
     controls: frozenset[str]
     channels: tuple[str, ...]
 
-    def check(self, config: ServerConfig, served: Path) -> None:
+    def check(self, config: ServerConfig, sources: Mapping[str, str], served: Path | None) -> None:
         """Raises `ConfigError` or `ModelError` that names the first violation, with its control.
 
         `served` is the folder that the model is loaded from, which is checked wherever it lies: what was unpacked or
-        downloaded is no more trusted than what is mounted.
+        downloaded is no more trusted than what is mounted. None: it came with this image.
         """
         if NO_REMOTE_CODE in self.controls and config.model.trust_remote_code:
-            raise ConfigError(
-                f"secure mode: {NO_REMOTE_CODE} forbids HF_MODEL_TRUST_REMOTE_CODE=true; set it to false"
-            )
-        for folder in dict.fromkeys((*map(Path, self.channels), served)):
+            source = sources.get("model.trust_remote_code")
+            raise ConfigError(f"secure mode: {NO_REMOTE_CODE} forbids {source}=true; set it to false")
+        folders = [*map(Path, self.channels), *([] if served is None else [served])]
+        if NO_CHAT_TEMPLATE in self.controls:
+            self._check_chosen_template(config.model.chat_template, sources, folders)
+        for folder in dict.fromkeys(folders):
             for path in _files(folder):
                 if (control := self._forbidden_by(path)) is not None:
                     raise ModelError(
                         f"secure mode: {control} forbids {CONTROLS[control]}, but {path} is there; remove it"
                     )
+
+    def _check_chosen_template(
+        self, template: str | None, sources: Mapping[str, str], folders: list[Path]
+    ) -> None:
+        """A template of the environment's own is trusted; one that a file gives, or that lies in a channel, is not."""
+        source = sources.get("model.chat_template")
+        inside = template is not None and any(
+            _lies_in(template, folder) for folder in folders if folder.is_dir()
+        )
+        if source is not None and (inside or PROPERTIES_NAME in source):
+            raise ConfigError(
+                f"secure mode: {NO_CHAT_TEMPLATE} forbids {CONTROLS[NO_CHAT_TEMPLATE]}, but {source} names one; "
+                "give the template itself in the environment"
+            )
 
     def _forbidden_by(self, path: Path) -> str | None:
         suffix = path.suffix.lower()
@@ -90,8 +106,20 @@ def read_secure_mode(present: Mapping[str, str], base_dir: str) -> SecureMode | 
     for channel in channels:
         if not channel.startswith("/"):
             raise ConfigError(f"{UNTRUSTED_CHANNELS} names {channel!r}; allowed: absolute paths of folders")
+        if not Path(channel).is_dir():  # a misspelt path must not pass as checked
+            raise ConfigError(
+                f"{UNTRUSTED_CHANNELS} names {channel}, which is no folder here; correct or remove it"
+            )
     return SecureMode(
         frozenset(controls), tuple(channels) or tuple(f"{base_dir}/{channel}" for channel in _CHANNELS)
+    )
+
+
+def _lies_in(template: str, folder: Path) -> bool:
+    return (
+        template.startswith("/")
+        and "\n" not in template
+        and Path(template).resolve().is_relative_to(folder.resolve())
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from container.environment import read_environment
+from container.model_layout import read_properties
 from container.secure_mode import CONTROLS
 from serving.errors import ConfigError, ModelError, StartupError
 
@@ -18,7 +19,7 @@ def check(base: Path, served: Path, controls: str = ALL, **environ: str) -> None
     on = {"SAGEMAKER_SECURE_MODE": "true", "SAGEMAKER_SECURITY_CONTROLS": controls}
     environment = read_environment({"SAGEMAKER_BASE_DIR": str(base), **on, **environ})
     assert environment.secure_mode is not None
-    environment.secure_mode.check(environment.config, served)
+    environment.secure_mode.check(environment.config, environment.sources, served)
 
 
 def folder_with(folder: Path, name: str, content: str = "{}") -> Path:
@@ -82,6 +83,23 @@ def test_remote_code_is_forbidden_whoever_asked_for_it(tmp_path: Path) -> None:
     check(tmp_path, tmp_path, "DISALLOW_TRUST_REMOTE_CODE")
 
 
+def test_a_template_may_come_from_the_environment_only(tmp_path: Path) -> None:
+    control = "DISALLOW_CHAT_TEMPLATE"
+    served = folder_with(tmp_path / "model", "my.txt", "{{ messages }}")
+    trusted = folder_with(tmp_path / "trusted", "my.txt", "{{ messages }}")
+    check(tmp_path, served, control, CHAT_TEMPLATE="{{ messages }}")
+    check(tmp_path, served, control, CHAT_TEMPLATE=str(trusted / "my.txt"))
+    with pytest.raises(ConfigError, match="but CHAT_TEMPLATE names one"):
+        check(tmp_path, served, control, CHAT_TEMPLATE=str(served / ".." / "model" / "my.txt"))
+    with pytest.raises(ConfigError, match=r"but option\.chat_template in .* names one"):
+        (served / "serving.properties").write_text("option.chat_template={{ messages }}\n")
+        given = read_properties(served / "serving.properties")
+        on = {"SAGEMAKER_SECURE_MODE": "true", "SAGEMAKER_SECURITY_CONTROLS": control}
+        environment = read_environment({"SAGEMAKER_BASE_DIR": str(tmp_path), **on}, given)
+        assert environment.secure_mode is not None
+        environment.secure_mode.check(environment.config, environment.sources, served)
+
+
 def test_a_harmless_model_passes_every_control(tmp_path: Path) -> None:
     served = folder_with(tmp_path / "model", "config.json")
     folder_with(served, "tokenizer_config.json", '{"eos_token": "x"}')
@@ -91,7 +109,10 @@ def test_a_harmless_model_passes_every_control(tmp_path: Path) -> None:
 def test_the_channels_say_where(tmp_path: Path) -> None:
     trusted = folder_with(tmp_path / "trusted", "a.pkl")
     served = folder_with(tmp_path / "served", "config.json")
+    folder_with(tmp_path / "other", "config.json")
     check(tmp_path, served, SAGEMAKER_UNTRUSTED_CHANNELS=str(tmp_path / "other"))
+    with pytest.raises(ConfigError, match="othr, which is no folder"):
+        check(tmp_path, served, SAGEMAKER_UNTRUSTED_CHANNELS=str(tmp_path / "othr"))
     with pytest.raises(ModelError, match="DISALLOW_PICKLE_FILES"):
         check(tmp_path, served, SAGEMAKER_UNTRUSTED_CHANNELS=f"{tmp_path / 'other'}, {trusted}")
 
