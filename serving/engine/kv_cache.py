@@ -156,7 +156,8 @@ class KVCacheManager:
         """It has ended: let its session keep what is published of it. Call before `free`."""
         if request.session_id:
             hashes = request.block_hashes[: request.num_published_blocks]
-            self.pins.keep(request.session_id, hashes, request.block_tables)
+            starts = [self._first_needed(group, len(hashes) * self.block_size) for group in self.groups]
+            self.pins.keep(request.session_id, hashes, request.block_tables, starts=starts)
 
     def free(self, request: Request) -> None:
         """Give everything back. The tail goes first, so that LRU keeps beginnings of prompts longest."""

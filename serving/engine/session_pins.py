@@ -62,16 +62,23 @@ class SessionPins:
         if session_id in self._pins:
             self._pins.move_to_end(session_id)
 
-    def keep(self, session_id: str, hashes: Sequence[bytes], tables: Sequence[Sequence[int]]) -> None:
-        """Pin the published blocks behind `hashes`, for the groups whose `tables` entry is not padding, instead of what
-        the session had; unless that goes on where this ends. Call before the request lets go of its blocks."""
+    def keep(
+        self,
+        session_id: str,
+        hashes: Sequence[bytes],
+        tables: Sequence[Sequence[int]],
+        *,
+        starts: Sequence[int],
+    ) -> None:
+        """Pin the published blocks behind `hashes`, of each group those from `starts` on, instead of what the session had;
+        unless that goes on where this ends. Call before the request lets go of the blocks in `tables`."""
         if session_id not in self._open or not hashes or not min(self._quotas):
             return
         old = self._pins.get(session_id)
         if old is not None and len(old.hashes) >= len(hashes) and old.hashes[len(hashes) - 1] == hashes[-1]:
             self.touch(session_id)
             return
-        pin = self._acquire(hashes, tables)
+        pin = self._acquire(hashes, tables, starts)
         if old is not None:
             self._release(self._pins.pop(session_id))
         self._pins[session_id] = pin
@@ -105,16 +112,18 @@ class SessionPins:
             raise BlockAccountingError("a session that is not open has a pin")
         return counted
 
-    def _acquire(self, hashes: Sequence[bytes], tables: Sequence[Sequence[int]]) -> _Pin:
-        """What the index has under a hash may be a twin of the request's own block: pinned is what will be found."""
+    def _acquire(
+        self, hashes: Sequence[bytes], tables: Sequence[Sequence[int]], starts: Sequence[int]
+    ) -> _Pin:
+        """Pinned is what will be found: under a hash that may be a twin of the request's own block, or one that its window
+        has just left and that nobody has taken yet."""
         blocks: list[list[int]] = []
         for group, (table, pool) in enumerate(zip(tables, self._pools, strict=True)):
             kept = []
-            for block, block_hash in zip(table, hashes, strict=False):
-                if block == PADDING_BLOCK:
-                    continue
-                pool.publish(block, block_hash)  # its twin may have been evicted
-                found = pool.lookup(block_hash)
+            for position in range(starts[group], len(hashes)):
+                if table[position] != PADDING_BLOCK:
+                    pool.publish(table[position], hashes[position])  # its twin may have been evicted
+                found = pool.lookup(hashes[position])
                 if found is not None:
                     pool.acquire(found)
                     kept.append(found)

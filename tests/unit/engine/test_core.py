@@ -10,7 +10,7 @@ import pytest
 from serving.batch import ScheduledBatch, StepResult
 from serving.config import EngineConfig, KVGroupConfig
 from serving.engine.core import EngineCore
-from serving.errors import InvalidRequest, ModelError, NotFound, Overloaded
+from serving.errors import InvalidRequest, ModelError, NotFound, Overloaded, SessionRefused
 from serving.grammar.admission import Compiler, GrammarAdmission
 from serving.grammar.compiler import CompiledGrammar
 from serving.grammar.store import GrammarStore
@@ -306,3 +306,29 @@ def test_cached_tokens_are_those_of_the_prefix_cache() -> None:
     core.abort("front-2")  # as after a stop string
     _run(core)
     assert core.stats().num_cached_tokens == 8
+
+
+def test_turns_of_a_session_hit_what_it_keeps_and_nobody_elses() -> None:
+    core = _core(num_blocks=60, max_input_tokens=50, session_kv_fraction=0.5)
+
+    def turn(number: int, prompt: list[int], session_id: str) -> int:
+        params = SamplingParams(seed=1, max_new_tokens=4)
+        name = f"front-{number}"
+        core.add_request(
+            AddRequest(request_id=name, prompt_token_ids=prompt, params=params, session_id=session_id)
+        )
+        return _run(core)[name, 0][-1].num_cached_tokens
+
+    session_id = core.sessions.open(0.0)
+    assert turn(1, list(range(8, 32)), session_id) == 0
+    stats = core.stats()
+    assert (stats.session.num_open, stats.session.num_pinned_tokens) == (1, 24)
+    assert stats.num_free_blocks == stats.num_blocks, "what only sessions keep is free"
+    for number in range(2, 20):
+        assert turn(number, [number + 20] * 44, "") == 0
+    assert turn(20, list(range(8, 32)), session_id) == 20
+    core.sessions.close(session_id)
+    with pytest.raises(SessionRefused):
+        turn(21, [9], session_id)
+    core.check()
+    assert not core.has_work() and core.stats().session.num_pinned_blocks == 0

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from serving.config import ENGINE_SOCKET, RUN_CONFIG_FILE, ServerConfig
-from serving.errors import GenerationFailed, InvalidRequest
+from serving.errors import GenerationFailed, InvalidRequest, Overloaded, SessionRefused
 from serving.ipc.channel import encode_frame
 from serving.ipc.client import EngineClient, OutputStream
 from serving.messages import (
@@ -28,7 +28,7 @@ from serving.messages import (
     UnloadAdapter,
 )
 from serving.sampling_params import SamplingParams
-from tests.unit.ipc.fakes import RawFront
+from tests.unit.ipc.fakes import RawFront, wait_for
 
 ROOT = Path(__file__).parents[3]
 
@@ -323,3 +323,32 @@ def test_engine_does_not_outlive_its_parent(tmp_path: Path, start: Callable[...,
             assert time.monotonic() - started_s < 2.0
             time.sleep(0.005)
         client.close()
+
+
+def test_sessions_belong_to_the_engine_and_expire_while_it_idles(start: Callable[..., Engine]) -> None:
+    engine = start()
+    one, other = engine.client("one"), engine.client("other")
+    before_s = time.time()
+    first, second = one.open_session(5.0), one.open_session(5.0)
+    assert before_s + 0.4 <= first.expires_at_s <= time.time() + 0.6
+    with pytest.raises(Overloaded, match="MAX_SESSIONS"):
+        other.open_session(5.0)
+    request_id = other.next_request_id()
+    turn = AddRequest(
+        request_id=request_id,
+        prompt_token_ids=[1],
+        params=SamplingParams(max_new_tokens=2),
+        session_id=first.session_id,
+    )
+    with other.submit(turn) as stream:
+        assert isinstance(stream.get(5.0), RequestAccepted)
+        assert drain(stream) == ([0, 1], "length")
+    other.close_session(second.session_id, 5.0)
+    with pytest.raises(SessionRefused, match="session not found"):
+        one.close_session(second.session_id, 5.0)
+    wait_for(lambda: time.time() > first.expires_at_s + 0.05)
+    late = msgspec.structs.replace(turn, request_id=one.next_request_id())
+    with one.submit(late) as stream, pytest.raises(SessionRefused, match="session not found"):
+        stream.get(5.0)
+    engine.process.terminate()
+    assert engine.end()[0] == 0
