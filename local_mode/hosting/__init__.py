@@ -72,10 +72,17 @@ def build(
                 remove_tree(folder)
 
     client = httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+    chosen, docker = _backends(
+        backend, environment=environment, region=region, containers=containers, command=command
+    )
+
+    async def close() -> None:
+        await client.aclose()
+        if docker is not None:
+            docker.close()
+
     platform = Platform(
-        backend=_backend(
-            backend, environment=environment, region=region, containers=containers, command=command
-        ),
+        backend=chosen,
         folders=ModelFolders(model_data, s3),
         client=client,
         clocks=clocks or Clocks(),
@@ -89,30 +96,37 @@ def build(
         Components(resources, placement, platform, max_copies=max_copies),
         platform=platform,
         clear=clear,
+        close=close,
     )
     router = Router(resources, placement, region=region, account=account, chance=chance or random.Random())
     return Built(lifecycle, router, Storage(s3), platform.logs)
 
 
-def _backend(
+def _backends(
     name: Literal["auto", "process", "docker"],
     *,
     environment: Mapping[str, str],
     region: str,
     containers: Path,
     command: Sequence[str],
-) -> Backend:
-    def of(names: Sequence[str]) -> dict[str, str]:
-        return {each: environment[each] for each in names if environment.get(each)}
-
-    given = {"AWS_REGION": region, "AWS_DEFAULT_REGION": region} | of(_CREDENTIALS) | of(_S3_NAMES)
-    process = ProcessBackend(folder=containers, environment=of(_HOST_NAMES) | given, command=command)
+) -> tuple[Backend, DockerBackend | None]:
+    """The back end to use, and Docker's if that is in it, to be closed."""
+    given = {"AWS_REGION": region, "AWS_DEFAULT_REGION": region} | _of(
+        environment, (*_CREDENTIALS, *_S3_NAMES)
+    )
+    process = ProcessBackend(
+        folder=containers, environment=_of(environment, _HOST_NAMES) | given, command=command
+    )
     if name == "process":
-        return process
+        return process, None
     try:
         docker = DockerBackend(connect(environment.get("DOCKER_HOST")), environment=given)
     except NoDocker:
         if name == "docker":
             raise
-        return process
-    return docker if name == "docker" else ChoosingBackend(docker, process)
+        return process, None
+    return docker if name == "docker" else ChoosingBackend(docker, process), docker
+
+
+def _of(environment: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    return {name: environment[name] for name in names if environment.get(name)}

@@ -17,11 +17,10 @@ from local_mode.hosting.logs import LogFile, note
 from local_mode.hosting.process_backend import CHANNELS_FOLDER
 
 BASE_DIR = "/opt/ml"
+DEFAULT_HOST = "unix:///var/run/docker.sock"
 LABEL = "textgen-endpoint.local-mode"
-PORT_LABEL = "com.amazonaws.sagemaker.capabilities.accept-bind-to-port"
 _PORT = "8080/tcp"
 _SHM_SIZE = "64m"
-_START_ATTEMPT_S = 0.05
 _KILL_LIMIT_S = 15.0
 
 
@@ -31,18 +30,23 @@ class NoDocker(Exception):
 
 def connect(host: str | None) -> Any:
     """A client of the engine at `host` (DOCKER_HOST's form; None: the usual socket). Raises `NoDocker`."""
+    docker = _sdk()
+    address = host or DEFAULT_HOST
+    refusal = NoDocker(
+        f"no Docker engine answers at {address}: start it, set DOCKER_HOST, or use --backend process"
+    )
+    # The SDK leaves a socket open when there is no such file.
+    if address.startswith("unix://") and not Path(address.removeprefix("unix://")).exists():
+        raise refusal
     try:
-        import docker
-    except ImportError as error:
-        raise NoDocker("the docker back end needs the package `docker`: pip install docker") from error
+        client = docker.DockerClient(base_url=address, timeout=60)
+    except docker.errors.DockerException as error:
+        raise refusal from error
     try:
-        client = docker.DockerClient(base_url=host or "unix:///var/run/docker.sock", timeout=60)
         client.ping()
     except docker.errors.DockerException as error:
-        raise NoDocker(
-            f"no Docker engine answers at {host or 'unix:///var/run/docker.sock'}: start it, set DOCKER_HOST, "
-            "or use --backend process"
-        ) from error
+        client.close()
+        raise refusal from error
     return client
 
 
@@ -53,13 +57,15 @@ class DockerBackend:
         self._client = client
         self._environment = environment
 
+    def close(self) -> None:
+        self._client.close()
+
     def has_image(self, image: str) -> bool:
         """Whether the engine holds it already."""
-        from docker.errors import DockerException
-
+        errors = _sdk().errors
         try:
             self._client.images.get(image)
-        except DockerException:
+        except errors.DockerException:
             return False
         return True
 
@@ -77,8 +83,7 @@ class DockerBackend:
         return DockerContainer(container, LogFile(log))
 
     def _run(self, spec: ContainerSpec, model_dir: Path, channels: Mapping[str, Path], log: Path) -> Any:
-        from docker.errors import DockerException
-
+        errors = _sdk().errors
         self._require_image(spec, log)
         note(log, f"docker container of image={spec.image} container={spec.hostname}")
         if spec.network_isolation:
@@ -93,7 +98,7 @@ class DockerBackend:
             )
             created.start()
             created.reload()
-        except DockerException as error:
+        except errors.DockerException as error:
             if created is not None:
                 created.remove(force=True, v=True)
             raise ContainerFailed(
@@ -103,14 +108,13 @@ class DockerBackend:
 
     def _require_image(self, spec: ContainerSpec, log: Path) -> None:
         """Have the image, by pulling it if need be. Raises `ContainerFailed` that says the image is wrong."""
-        from docker.errors import DockerException
-
+        errors = _sdk().errors
         if self.has_image(spec.image):
             return
         note(log, f"pulling image {spec.image}")
         try:
             self._client.images.pull(spec.image)
-        except DockerException as error:
+        except errors.DockerException as error:
             raise ContainerFailed(
                 f"Wrong image: {spec.image} is neither on this Docker engine nor can it be pulled: {_text(error)}"
             ) from error
@@ -144,9 +148,7 @@ class DockerBackend:
                 f"{spec.num_accelerators} GPUs asked for; this engine has no nvidia runtime, so the container gets none",
             )
             return []
-        from docker.types import DeviceRequest
-
-        return [DeviceRequest(count=spec.num_accelerators, capabilities=[["gpu"]])]
+        return [_sdk().types.DeviceRequest(count=spec.num_accelerators, capabilities=[["gpu"]])]
 
 
 class DockerContainer:
@@ -186,26 +188,24 @@ class DockerContainer:
             raise ContainerFailed(f"Docker container {self._container.short_id} does not end") from error
 
     def _stop(self, grace_s: float) -> None:
-        from docker.errors import DockerException, NotFound
-
+        errors = _sdk().errors
         try:
             if self._ending is None:
                 self._container.stop(timeout=max(1, round(grace_s)))
             self._container.remove(force=True, v=True)
-        except NotFound:
+        except errors.NotFound:
             return
-        except DockerException as error:
+        except errors.DockerException as error:
             raise ContainerFailed(f"{self._container.short_id} cannot be removed: {_text(error)}") from error
 
     def _follow(self) -> None:
-        from docker.errors import DockerException
-
+        errors = _sdk().errors
         code: object = "unknown"
         try:
             for content in self._container.logs(stream=True, follow=True, stdout=True, stderr=True):
                 self._log.append(content)
             code = self._container.wait().get("StatusCode", "unknown")
-        except (DockerException, OSError) as error:
+        except (errors.DockerException, OSError) as error:
             self._log.append(f"docker: {_text(error)}\n".encode())
         self._log.close()
         self._ending = f"exited with status {code}"
@@ -228,6 +228,15 @@ class ChoosingBackend:
         held = await asyncio.to_thread(self._docker.has_image, spec.image)
         backend: Backend = self._docker if held else self._process
         return await backend.start(spec, model_dir=model_dir, channels=channels, log=log)
+
+
+def _sdk() -> Any:
+    """The package `docker`. Raises `NoDocker`."""
+    try:
+        import docker  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise NoDocker("the docker back end needs the package `docker`: pip install docker") from error
+    return docker
 
 
 def _text(error: Exception) -> str:

@@ -20,7 +20,7 @@ _RUNNING = ("InService", "Updating", "SystemUpdating", "RollingBack", "UpdateRol
 
 
 class Lifecycle:
-    """`clear` removes what an emulator that was killed has left on disk."""
+    """`clear` removes what an emulator that was killed has left on disk; `close` lets go of clients."""
 
     def __init__(
         self,
@@ -31,6 +31,7 @@ class Lifecycle:
         *,
         platform: Platform,
         clear: Callable[[], None],
+        close: Callable[[], Awaitable[None]],
     ) -> None:
         self._resources = resources
         self._placement = placement
@@ -38,6 +39,7 @@ class Lifecycle:
         self._components = components
         self._platform = platform
         self._clear = clear
+        self._close = close
         self._endpoint_jobs = Jobs(endpoints.fail)
         self._component_jobs = Jobs(components.fail)
 
@@ -66,7 +68,7 @@ class Lifecycle:
         stops += [self._components.stop(name) for name in list(self._placement.components)]
         await asyncio.gather(*stops)
         await asyncio.gather(*(fleet.stop() for fleet in list(self._platform.fleets)))
-        await self._platform.client.aclose()
+        await self._close()
         self._clear()
 
     def endpoint_created(self, name: str) -> None:

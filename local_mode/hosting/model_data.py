@@ -133,6 +133,10 @@ class _Fetch:
                 raise ContainerFailed(f"model data {uri}: there is no object under this prefix")
             self._download(objects)
             return self._sealed()
+        if not self._data.is_prefix and uri.endswith("/") and not self._s3.list(uri):
+            # SDK 3's ModelBuilder names such a folder in ModelDataUrl when it has nothing to upload.
+            self._say(f"model data {uri}: there is nothing, the container gets an empty folder")
+            return self._sealed()
         item = self._one_archive() if self._data.is_prefix else self._s3.head(uri)
         self._download([item])
         if self._data.is_compressed:
