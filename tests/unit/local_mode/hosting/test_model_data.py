@@ -75,6 +75,7 @@ def test_every_form_of_model_data_arrives(tmp_path: Path, endpoint_url: str, buc
     both = {"config.json": b"{}", "code/x.py": b"1"}
     for definition, expected in [
         ({"ModelDataUrl": "s3://models/a/model.tar.gz"}, both),
+        ({"ModelDataUrl": "s3://models/nothing/"}, {}),
         ({"ModelDataSource": source("s3://models/a/model.tar.gz", "S3Object", "Gzip")}, both),
         ({"ModelDataSource": source("s3://models/a/", "S3Prefix", "Gzip")}, both),
         ({"ModelDataSource": source("s3://models/p/")}, both),
