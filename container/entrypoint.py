@@ -163,7 +163,7 @@ class Server:
         if self._plan.source.kind == "archive":
             archive = self._plan.source
             self._plan = make_plan(self._environ, unpacked=folder)
-            if self._plan.source != archive:
+            if (self._plan.source.kind, self._plan.source.location) != (archive.kind, archive.location):
                 raise ModelError(
                     f"{archive.location} names another model ({self._plan.source.model_id}); deploy that one"
                 )

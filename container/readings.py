@@ -67,8 +67,9 @@ def read(givens: Sequence[Given]) -> Readings:
 
 
 def shown(given: Given, path: str) -> str:
-    """`NAME=text`, without the text of a secret."""
-    return f"{given.source}={'***' if path in SECRET_FIELDS else given.text}"
+    """`NAME=text`, or `key=text in file`, without the text of a secret."""
+    name, _, file = given.source.partition(" in ")
+    return f"{name}={'***' if path in SECRET_FIELDS else given.text}" + (f" in {file}" if file else "")
 
 
 def _judge(givens: Sequence[Given], found: Readings) -> None:

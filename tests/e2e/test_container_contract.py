@@ -135,7 +135,11 @@ def test_an_archive_brings_its_own_settings(
 ) -> None:
     (tmp_path / "model").mkdir()
     properties = tmp_path / "serving.properties"
-    properties.write_text("engine=Python\noption.max_model_len=96\noption.served_model_name=archived\n")
+    # LMI's own examples name the folder that the properties lie in.
+    properties.write_text(
+        f"engine=Python\noption.model_id={tmp_path / 'model'}\noption.max_model_len=96\n"
+        "option.served_model_name=archived\n"
+    )
     with tarfile.open(tmp_path / "model" / "model.tar.gz", "w:gz") as archive:
         for path in (*endless_model_dir.iterdir(), properties):
             archive.add(path, path.name)

@@ -209,7 +209,7 @@ def test_a_file_is_a_source_like_the_environment() -> None:
     with pytest.raises(ConfigError) as caught:
         read_environment({"MAX_TOTAL_TOKENS": "513"}, given)
     assert "MAX_TOTAL_TOKENS=513" in caught.value.message
-    assert "option.max_model_len in /m/serving.properties=512" in caught.value.message
+    assert "option.max_model_len=512 in /m/serving.properties" in caught.value.message
 
 
 def test_the_model_under_another_name_is_the_first_rung() -> None:
