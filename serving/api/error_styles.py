@@ -149,24 +149,24 @@ def printable(text: str) -> str:
 
 
 def _native_body(problem: Problem, request_id: str) -> NativeError:
-    return NativeError(_short(problem.message), problem.error_type, request_id)
+    return NativeError(short_text(problem.message), problem.error_type, request_id)
 
 
 def _openai_body(problem: Problem, request_id: str) -> OpenAIError:
     kind = "server_error" if problem.status >= 500 else "invalid_request_error"
     return OpenAIError(
         OpenAIErrorDetail(
-            message=_short(problem.message),
+            message=short_text(problem.message),
             type=_OPENAI_TYPES.get(problem.status, kind),
-            param=None if problem.field is None else _short(printable(problem.field), _MAX_FIELD_BYTES),
+            param=None if problem.field is None else short_text(printable(problem.field), _MAX_FIELD_BYTES),
             code=problem.code,
             request_id=request_id,
         )
     )
 
 
-def _short(text: str, max_bytes: int = _MAX_MESSAGE_BYTES) -> str:
-    """Cut by the bytes that the text takes in JSON, where escapes and other alphabets are longer."""
+def short_text(text: str, max_bytes: int = _MAX_MESSAGE_BYTES) -> str:
+    """`text`, cut by the bytes that the text takes in JSON, where escapes and other alphabets are longer."""
     kept = text[:max_bytes]
     while (size := len(msgspec.json.encode(kept))) > max_bytes:
         kept = kept[: len(kept) * max_bytes // size - 1]

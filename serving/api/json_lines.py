@@ -22,11 +22,10 @@ from serving.api.connection import CHECK_INTERVAL_S, ClientDisconnected, connect
 from serving.api.context import ApiContext, context
 from serving.api.error_styles import NATIVE
 from serving.api.request_id import HEADER, current_request_id
+from serving.api.sessions import SESSION_HEADER
 from serving.api.streaming import JSON_LINES
 from serving.config import ServerConfig
 from serving.errors import Draining, InvalidRequest, Overloaded, RequestError
-
-SESSION_HEADER = "X-Amzn-SageMaker-Session-Id"
 
 _OVERLOADED = 429
 _RETRY_S = 0.5

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -109,3 +112,17 @@ def test_a_large_number_of_bad_lines(server: Server) -> None:
         status, _, answer = read_answer(sock)
     assert status == 200
     assert [json.loads(line)["status"] for line in answer.splitlines()] == [400] * 1000
+
+
+def test_lines_that_are_cut_at_the_end_of_the_grace_time_say_so() -> None:
+    with serve(grace_s=1) as (stopping, process), stopping.connect() as sock:
+        sock.sendall(lines("hello", "silent", "never", "silent"))
+        while json.loads(stopping.get("/test/engine")[1])["running"] < 3:
+            time.sleep(0.02)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGTERM)
+        status, _, body = read_answer(sock)
+    assert status == 200
+    first, *rest = [json.loads(line) for line in body.splitlines()]
+    assert first == [{"generated_text": "hellohello"}]
+    assert [(error["status"], error["error_type"]) for error in rest] == [(503, "draining")] * 3

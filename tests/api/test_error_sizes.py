@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from serving.api.app import create_app
+from serving.config import ServerConfig, Stage
+from tests.api.fake_engine import FakeEngine, FakeText
 from tests.api.openai_client import MESSAGES, OpenAIFront, says
 
 
@@ -87,3 +90,12 @@ def test_nor_where_headers_are_long(front: OpenAIFront, headers: dict[str, str])
     response = front.app.test_client().post("/invocations", data=b'{"inputs": "a"}', headers=headers)
     assert response.status_code >= 400
     assert len(response.data) < 1024 and response.json["error"]
+
+
+def test_nor_where_the_start_failed_for_a_long_reason() -> None:
+    reason = Stage(stage="failed", detail="wéight " * 1000)
+    app = create_app(FakeEngine(), FakeText, ServerConfig(), lambda: reason)
+    client = app.test_client()
+    for response in (client.get("/ping"), client.post("/invocations", json={"inputs": "a"})):
+        assert response.status_code == 503
+        assert len(response.data) < 1024 and "wéight" in json.dumps(response.json, ensure_ascii=False)

@@ -12,6 +12,7 @@ from serving.api.error_styles import NATIVE, OPENAI, ErrorStyle
 from serving.errors import (
     BodyTimeout,
     ContextTooLong,
+    DeadlineExceeded,
     Draining,
     GenerationFailed,
     IncompleteGeneration,
@@ -23,6 +24,8 @@ from serving.errors import (
     Overloaded,
     PayloadTooLarge,
     RequestError,
+    SessionMissing,
+    SessionRefused,
     TemplateError,
     ToolError,
     Unauthorized,
@@ -49,6 +52,9 @@ CASES: list[tuple[RequestError, int, int, str, str | None]] = [
     (Overloaded("x"), 429, 429, "rate_limit_error", "rate_limit_exceeded"),
     (Draining("x"), 503, 503, "server_error", "draining"),
     (NotReady("x"), 503, 503, "server_error", "not_ready"),
+    (SessionRefused("x"), 400, 400, "invalid_request_error", "session"),
+    (SessionMissing("x"), 424, 424, "invalid_request_error", "session"),
+    (DeadlineExceeded("x"), 424, 424, "invalid_request_error", "deadline"),
     (GenerationFailed("x"), 424, 500, "server_error", "generation"),
     (IncompleteGeneration("x"), 500, 500, "server_error", "incomplete_generation"),
 ]

@@ -16,6 +16,7 @@ from serving.api.app import create_app
 from serving.api.openapi import Document
 from serving.config import HttpConfig, ServerConfig, Stage
 from tests.api.fake_engine import FakeEngine, FakeStream, FakeText
+from tests.fuzz.line_bodies import CONTENT_TYPE
 
 CHECKS = [
     known.not_a_server_error,
@@ -51,6 +52,11 @@ def schema_of(config: ServerConfig) -> Any:
 def schemas() -> dict[str, Any]:
     strict = HttpConfig(unknown_parameters="refuse")
     return {"report": schema_of(ServerConfig()), "refuse": schema_of(ServerConfig(http=strict))}
+
+
+def test_bodies_of_lines_are_among_the_cases(schemas: dict[str, Any]) -> None:
+    body = schemas["report"]["/invocations"]["POST"].definition.raw["requestBody"]
+    assert CONTENT_TYPE in body["content"]
 
 
 @pytest.mark.parametrize("unknown", ["report", "refuse"])

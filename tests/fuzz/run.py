@@ -94,9 +94,20 @@ def _schemathesis(port: int, *, seed: int, phases: str, examples: int) -> tuple[
         "--request-timeout=30",
         "--no-color",
     ]
+    environment = {
+        **os.environ,
+        "SCHEMATHESIS_HOOKS": "tests.fuzz.line_bodies",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
     with tempfile.TemporaryDirectory() as folder:  # it would leave a cache where it runs
         finished = subprocess.run(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
         )
     print(finished.stdout[-6000:], flush=True)
     found = _GENERATED.search(finished.stdout)

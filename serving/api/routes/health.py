@@ -6,6 +6,7 @@ from flask import Blueprint, Response
 
 from serving.api.context import context
 from serving.api.error_handlers import json_response
+from serving.api.error_styles import short_text
 from serving.api.schema.info import Unhealthy
 
 blueprint = Blueprint("health", __name__)
@@ -19,6 +20,11 @@ def ping() -> Response:
     if problem is None:
         return Response(status=200, mimetype="text/plain")
     return json_response(
-        Unhealthy(error="unhealthy", error_type="healthcheck", stage=problem.stage, detail=problem.detail),
+        Unhealthy(
+            error="unhealthy",
+            error_type="healthcheck",
+            stage=problem.stage,
+            detail=short_text(problem.detail),
+        ),
         503,
     )
