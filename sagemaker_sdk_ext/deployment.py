@@ -102,7 +102,9 @@ def build_requests(deployment: Deployment) -> DeploymentRequests:
 
 def container_definition(deployment: Deployment) -> Request:
     """CreateModel's PrimaryContainer."""
-    container: Request = {"Image": deployment.image_uri, "Environment": dict(deployment.environment)}
+    container: Request = {"Image": deployment.image_uri}
+    if deployment.environment or is_local(deployment.instance_type):  # SDK 2's local mode reads it unasked
+        container["Environment"] = dict(deployment.environment)
     container |= _model_data(deployment.model_data)
     if deployment.additional_model_data_sources:
         container["AdditionalModelDataSources"] = [
@@ -152,7 +154,7 @@ def _endpoint_config(deployment: Deployment) -> Request:
         "VariantName": VARIANT,
         "InstanceType": deployment.instance_type,
         "InitialInstanceCount": deployment.initial_instance_count,
-        "InitialVariantWeight": 1,
+        "InitialVariantWeight": 1.0,
     }
     if not deployment.component_name:
         variant |= {"ModelName": deployment.model_name, **_start_limits(deployment)}
@@ -208,8 +210,8 @@ def _ami(instance_type: str) -> str | None:
 def _component(deployment: Deployment) -> Request:
     resources = deployment.resources
     compute = {
-        "NumberOfAcceleratorDevicesRequired": resources.num_accelerators,
-        "NumberOfCpuCoresRequired": resources.num_cpus,
+        "NumberOfAcceleratorDevicesRequired": _float(resources.num_accelerators),
+        "NumberOfCpuCoresRequired": _float(resources.num_cpus),
         "MinMemoryRequiredInMb": resources.memory_mb,
     }
     return {
@@ -223,6 +225,11 @@ def _component(deployment: Deployment) -> Request:
         },
         "RuntimeConfig": {"CopyCount": resources.copies},
     }
+
+
+def _float(value: float | None) -> float | None:
+    """Numbers that the service model has as floats, so that every client sends the same."""
+    return None if value is None else float(value)
 
 
 def _check(deployment: Deployment) -> None:

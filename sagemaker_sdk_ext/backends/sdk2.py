@@ -54,7 +54,7 @@ def model_class() -> type:
             super().__init__(
                 image_uri=container["Image"],
                 model_data=container.get("ModelDataUrl") or container.get("ModelDataSource"),
-                env=container["Environment"],
+                env=container.get("Environment", {}),
                 predictor_cls=options.pop("predictor_cls", None) or predictor_class(),
                 **options,
             )
