@@ -7,6 +7,7 @@ is by environment variables alone, as unmodified clients are.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -152,6 +153,7 @@ def client_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
 @pytest.fixture(scope="session")
 def moto_url(demo_model_dir: Path, model_archive: Path) -> Iterator[str]:
     """S3, STS, IAM and Logs, with the demo model in a bucket."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -29,4 +29,4 @@ try:
     answer = predictor.predict(json.loads(body))
 finally:
     predictor.delete_endpoint()
-print(json.dumps({"answer": answer}))
+print("\n" + json.dumps({"answer": answer}))

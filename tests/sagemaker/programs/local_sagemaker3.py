@@ -33,4 +33,4 @@ try:
     answer = json.loads(reply["Body"].read())
 finally:
     client.delete_endpoint("local")
-print(json.dumps({"answer": answer, "status": status}))
+print("\n" + json.dumps({"answer": answer, "status": status}))
