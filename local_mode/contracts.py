@@ -16,7 +16,8 @@ Record = dict[str, Any]
 """A resource as its Describe operation shows it, in the service model's member names; times are epoch seconds.
 
 An endpoint begins as Creating with `ProductionVariants` whose `CurrentInstanceCount` is 0; a component's image is
-`Specification.Container.DeployedImage.SpecifiedImage`. What begins with an underscore is kept, and shown to nobody."""
+`Specification.Container.DeployedImage.SpecifiedImage`. What begins with an underscore is kept, and shown to nobody:
+an endpoint's `_Deployed` holds its `config` and `models` as they were deployed, since AWS lets both be deleted then."""
 
 
 class ServiceError(Exception):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from local_mode.control.arns import Arns
@@ -43,7 +43,7 @@ def status_lines(state_dir: Path) -> Iterator[str]:
                 )
 
 
-def log_lines(logs: Path, name: str, *, follow: bool) -> Iterator[str]:
+def log_lines(logs: Path, name: str, *, follow: bool) -> Generator[str, None, None]:
     """Lines of all containers of an endpoint or component, file by file; with `follow` then as they come, for ever."""
     read_bytes: dict[Path, int] = {}
     while True:

@@ -19,7 +19,7 @@ _FOLDERS = ("logs", "containers", "model-data", "async")
 
 
 class FolderTaken(Exception):
-    """Another emulator runs with this folder. The message says which, and what to do."""
+    """Another emulator runs with this folder, or nobody can. The message says which, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,13 @@ class StateFolder:
     @contextlib.contextmanager
     def taken(self, *, host: str, port: int, region: str) -> Iterator[None]:
         """Hold the folder for this process, which the operating system ends with it. Raises `FolderTaken`."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise FolderTaken(
+                f"{self.path} cannot be written ({error.strerror}): give another --state-dir"
+            ) from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,6 +76,7 @@ class StateFolder:
                 0,
             )
             yield
+            os.ftruncate(descriptor, 0)
         finally:
             os.close(descriptor)
 
@@ -78,7 +84,7 @@ class StateFolder:
         """The emulator that holds this folder; None when none does, or it has only just begun to."""
         try:
             descriptor = os.open(self.path / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -57,7 +57,12 @@ class Endpoints:
         return {"EndpointArn": arn}
 
     def describe(self, request: Record) -> Record:
-        return self._resources.get("endpoint", request["EndpointName"])
+        endpoint = self._resources.get("endpoint", request["EndpointName"])
+        deployed = endpoint.get("_Deployed", {}).get("config")
+        if deployed is None:
+            return endpoint
+        own = {member: value for member, value in endpoint.items() if member not in _CONFIG_MEMBERS}
+        return own | {member: deployed[member] for member in _CONFIG_MEMBERS if member in deployed}
 
     def update(self, request: Record) -> Record:
         endpoint = self._at_rest(request)

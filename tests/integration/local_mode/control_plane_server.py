@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,8 +69,8 @@ class QuickHosting:
     def component_deleted(self, name: str) -> None:
         self._later(lambda: self._resources.remove("inference-component", name))
 
-    def _later(self, act: object) -> None:
-        asyncio.get_running_loop().call_later(_DELAY_S, act)  # type: ignore[arg-type]
+    def _later(self, act: Callable[[], object]) -> None:
+        asyncio.get_running_loop().call_later(_DELAY_S, act)
 
 
 @contextmanager

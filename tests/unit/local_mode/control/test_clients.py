@@ -82,6 +82,17 @@ def test_a_folder_has_one_emulator(tmp_path: Path) -> None:
     assert not folder.path.exists()
 
 
+def test_a_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = StateFolder(tmp_path / "file" / "state")
+    assert folder.running() is None
+    with (
+        pytest.raises(FolderTaken, match="file/state cannot be written .* give another --state-dir"),
+        folder.taken(host="h", port=1, region="r"),
+    ):
+        pass
+
+
 def test_addresses() -> None:
     assert url_of("127.0.0.1", 80) == "http://127.0.0.1:80"
     assert url_of("::1", 80) == "http://[::1]:80"

@@ -229,6 +229,20 @@ def test_an_update_stands_as_pending(caller: Caller) -> None:
     assert caller.hosting.calls[-1] == ("endpoint_updated", "e", "c2")
 
 
+def test_an_endpoint_shows_what_its_deployed_configuration_says(caller: Caller) -> None:
+    caller.model()
+    caller.config(AsyncInferenceConfig={"OutputConfig": {"S3OutputPath": "s3://bucket/out"}})
+    caller.endpoint()
+    shown = caller("DescribeEndpoint", EndpointName="e")
+    assert shown["AsyncInferenceConfig"] == {"OutputConfig": {"S3OutputPath": "s3://bucket/out"}}
+    caller.resources.change(
+        "endpoint", "e", _Deployed={"config": {"MetricsConfig": {"EnableEnhancedMetrics": True}}}
+    )
+    shown = caller("DescribeEndpoint", EndpointName="e")
+    assert shown["MetricsConfig"] == {"EnableEnhancedMetrics": True}
+    assert not {"AsyncInferenceConfig", "_Deployed"} & set(shown)
+
+
 @pytest.mark.parametrize(
     ("members", "told"),
     [
