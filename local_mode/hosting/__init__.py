@@ -20,7 +20,7 @@ from local_mode.hosting.lifecycle import Lifecycle
 from local_mode.hosting.model_data import ModelFolders
 from local_mode.hosting.object_storage import Storage
 from local_mode.hosting.placement import Placement
-from local_mode.hosting.process_backend import SERVE_COMMAND, ProcessBackend, remove_tree
+from local_mode.hosting.process_backend import CREDENTIALS, SERVE_COMMAND, ProcessBackend, remove_tree
 from local_mode.hosting.routing import Router
 from local_mode.hosting.s3 import S3
 
@@ -28,8 +28,9 @@ __all__ = ["DEFAULT_MAX_COPIES", "Built", "Clocks", "NoDocker", "build"]
 
 DEFAULT_MAX_COPIES = 2
 
-_HOST_NAMES = ("PATH", "LANG", "LC_ALL", "TZ")
-_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_HOST_NAMES = (
+    "PATH", "LANG", "LC_ALL", "TZ", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+)  # fmt: skip
 _S3_NAMES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
@@ -59,10 +60,14 @@ def build(
 ) -> Built:
     """Everything on `resources`; nothing starts before `hosting.start()`, on the running loop.
 
-    `environment` is the emulator's own, of which containers get PATH and language, credentials and the address of S3.
+    `environment` is the emulator's own, of which containers get PATH, language, proxies, credentials and S3's address.
     `command` is what the process back end runs for every image. Raises `NoDocker` when `backend` is docker and none answers.
     """
-    s3 = S3(region=region, endpoint_url=next(filter(None, map(environment.get, _S3_NAMES)), None))
+    s3 = S3(
+        region=region,
+        endpoint_url=next(filter(None, map(environment.get, _S3_NAMES)), None),
+        credentials=_credentials(environment),
+    )
     containers = state_dir / "containers"
     model_data = state_dir / "model-data"
 
@@ -78,6 +83,7 @@ def build(
 
     async def close() -> None:
         await client.aclose()
+        s3.close()
         if docker is not None:
             docker.close()
 
@@ -112,7 +118,7 @@ def _backends(
 ) -> tuple[Backend, DockerBackend | None]:
     """The back end to use, and Docker's if that is in it, to be closed."""
     given = {"AWS_REGION": region, "AWS_DEFAULT_REGION": region} | _of(
-        environment, (*_CREDENTIALS, *_S3_NAMES)
+        environment, (*CREDENTIALS, *_S3_NAMES)
     )
     process = ProcessBackend(
         folder=containers, environment=_of(environment, _HOST_NAMES) | given, command=command
@@ -126,6 +132,12 @@ def _backends(
             raise
         return process, None
     return docker if name == "docker" else ChoosingBackend(docker, process), docker
+
+
+def _credentials(environment: Mapping[str, str]) -> tuple[str, str, str | None] | None:
+    """None: boto3 looks where it always does (profiles, roles)."""
+    key_id, secret, token = map(environment.get, CREDENTIALS)
+    return (key_id, secret, token) if key_id and secret else None
 
 
 def _of(environment: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:

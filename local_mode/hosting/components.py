@@ -100,7 +100,9 @@ class Components:
         old = self._placement.components.get(key(name))
         self._placement.components[key(name)] = fleet
         self._refresh(name)
-        self._change(name, InferenceComponentStatus="InService", FailureReason=None)
+        model = self._model(record)
+        kept = {"_Deployed": {"model": model}} if model is not None else {}
+        self._change(name, InferenceComponentStatus="InService", FailureReason=None, **kept)
         if old is not None:
             task = asyncio.create_task(old.stop())
             leaving = self._leaving.setdefault(key(name), set())
@@ -147,8 +149,7 @@ class Components:
     def _plan(self, record: Record) -> Plan:
         try:
             endpoint = self._resources.get("endpoint", record["EndpointName"])
-            model_name = record["Specification"].get("ModelName")
-            model = self._resources.get("model", model_name) if model_name else None
+            model = self._model(record)
         except ServiceError as error:
             raise ContainerFailed(error.message) from error
         config = endpoint.get("_Deployed", {}).get("config", {})
@@ -158,6 +159,19 @@ class Components:
         return component_plan(
             record, model, variant=variant, isolated=bool(config.get("EnableNetworkIsolation"))
         )
+
+    def _model(self, record: Record) -> Record | None:
+        """The model that the specification names; as it was deployed, where it has been deleted since."""
+        name = record["Specification"].get("ModelName")
+        if name is None:
+            return None
+        try:
+            return self._resources.get("model", name)
+        except ServiceError:
+            deployed: Record | None = record.get("_Deployed", {}).get("model")
+            if deployed is None or deployed["ModelName"].lower() != name.lower():
+                raise
+            return deployed
 
     def _possible(self, record: Record) -> int:
         return min(int(record.get("RuntimeConfig", {}).get("DesiredCopyCount", 1)), self._max_copies)

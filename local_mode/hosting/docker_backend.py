@@ -14,7 +14,7 @@ from typing import Any
 
 from local_mode.contracts import Backend, Container, ContainerFailed, ContainerSpec
 from local_mode.hosting.logs import LogFile, note
-from local_mode.hosting.process_backend import CHANNELS_FOLDER
+from local_mode.hosting.process_backend import CHANNELS_FOLDER, for_container, offline
 
 BASE_DIR = "/opt/ml"
 DEFAULT_HOST = "unix:///var/run/docker.sock"
@@ -122,9 +122,7 @@ class DockerBackend:
     def _options(
         self, spec: ContainerSpec, model_dir: Path, channels: Mapping[str, Path], log: Path
     ) -> dict[str, Any]:
-        environment = {**self._environment, **spec.environment}
-        if spec.network_isolation:
-            environment["HF_HUB_OFFLINE"] = "1"
+        environment = for_container(self._environment, spec) | offline(spec)
         mounts = {str(model_dir.resolve()): {"bind": f"{BASE_DIR}/model", "mode": "ro"}}
         for channel, folder in channels.items():
             mounts[str(folder.resolve())] = {"bind": f"{BASE_DIR}/{CHANNELS_FOLDER}/{channel}", "mode": "ro"}

@@ -22,6 +22,7 @@ from local_mode.hosting.plans import Plan
 
 _PING_HEADERS = {"User-Agent": "AHC/2.0", "Host": "model.aws.local:8080", "Accept": "*/*"}
 _MAX_BODY = 300
+_LOOK_S = 0.2
 _numbers = itertools.count(1)
 
 
@@ -158,7 +159,7 @@ class Instance:
         while (left_s := until_s - time.monotonic()) > 0:
             if any(container.ending is not None for container in self.containers.values()):
                 return
-            await asyncio.sleep(min(left_s, 0.1))
+            await asyncio.sleep(min(left_s, _LOOK_S))
 
     def _unhealthy(self, hostname: str) -> str:
         return (

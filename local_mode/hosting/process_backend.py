@@ -21,6 +21,7 @@ from local_mode.contracts import ContainerFailed, ContainerSpec
 from local_mode.hosting.logs import LogFile, note
 
 SERVE_COMMAND = (sys.executable, "-m", "container.entrypoint", "serve")
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 CHANNELS_FOLDER = "additional-model-data-sources"
 _KEEPER = Path(__file__).with_name("keeper.py")
 _SOURCES = Path(__file__).resolve().parents[2]
@@ -81,7 +82,7 @@ class ProcessBackend:
     def _container_environment(self, spec: ContainerSpec, folder: Path, port: int) -> dict[str, str]:
         """Weakest first: the host's, the platform's defaults, the user's, the platform's orders."""
         environment = {
-            **self._environment,
+            **for_container(self._environment, spec),
             "HOME": str(folder / "home"),
             "TMPDIR": str(folder / "tmp"),
             "HOSTNAME": "127.0.0.1",
@@ -89,15 +90,13 @@ class ProcessBackend:
         }
         if not self._has_gpu:
             environment["DEVICE"] = "cpu"
-        environment |= spec.environment
+        environment |= offline(spec)
         search = [str(_SOURCES), *filter(None, [spec.environment.get("PYTHONPATH")])]
         environment |= {
             "PYTHONPATH": os.pathsep.join(search),
             "SAGEMAKER_BIND_TO_PORT": str(port),
             "SAGEMAKER_BASE_DIR": str(folder / "ml"),
         }
-        if spec.network_isolation:
-            environment["HF_HUB_OFFLINE"] = "1"
         return environment
 
 
@@ -160,6 +159,17 @@ class ProcessContainer:
         finally:
             self._log.close()
         self._ending = _in_words(await self._process.wait())
+
+
+def for_container(environment: Mapping[str, str], spec: ContainerSpec) -> dict[str, str]:
+    """What the platform gives a container: no credentials where it has no network to use them."""
+    left_out = CREDENTIALS if spec.network_isolation else ()
+    return {name: value for name, value in environment.items() if name not in left_out}
+
+
+def offline(spec: ContainerSpec) -> dict[str, str]:
+    """The user's environment; under network isolation with the word that nothing is to be downloaded."""
+    return {**spec.environment, **({"HF_HUB_OFFLINE": "1"} if spec.network_isolation else {})}
 
 
 def _lay_out(folder: Path, model_dir: Path, channels: Mapping[str, Path]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 
 from local_mode.contracts import Record, Resources, ServiceError, Target
 from local_mode.hosting.fleet import Fleet
@@ -18,9 +17,8 @@ _NO_CAPACITY = (
 _IN_SERVICE = ("InService", "Updating", "SystemUpdating", "RollingBack", "UpdateRollbackFailed")
 
 
-@dataclass(slots=True)
-class _Session:
-    base_url: str
+MAX_SESSIONS = 10_000
+"""Known at a time; beyond, the one opened first is forgotten: nobody need close a session."""
 
 
 class Router:
@@ -35,7 +33,8 @@ class Router:
         self._region = region
         self._account = account
         self._chance = chance
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, str] = {}
+        """By id, where it was opened."""
 
     def target(
         self,
@@ -74,7 +73,9 @@ class Router:
             instance.outstanding -= 1
 
     def opened_session(self, session_id: str, target: Target) -> None:
-        self._sessions[session_id] = _Session(target.base_url)
+        self._sessions[session_id] = target.base_url
+        if len(self._sessions) > MAX_SESSIONS:
+            del self._sessions[next(iter(self._sessions))]
 
     def closed_session(self, session_id: str) -> None:
         self._sessions.pop(session_id, None)
@@ -156,11 +157,10 @@ class Router:
                 f"No container of {fleet.plan.label} of endpoint {endpoint['EndpointName']} is healthy; "
                 "it is being replaced."
             )
-        session = self._sessions.get(session_id) if session_id else None
-        if session is not None:
-            for instance in serving:
-                if any(container.base_url == session.base_url for container in instance.containers.values()):
-                    return instance
+        opened_at = self._sessions.get(session_id) if session_id else None
+        for instance in serving:
+            if any(container.base_url == opened_at for container in instance.containers.values()):
+                return instance
         if fleet.plan.strategy == "LEAST_OUTSTANDING_REQUESTS":
             fewest = min(instance.outstanding for instance in serving)
             serving = [instance for instance in serving if instance.outstanding == fewest]

@@ -5,8 +5,8 @@ Calls block; callers use threads. Knows neither endpoints nor archives.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,21 @@ class S3:
         self._region = region
         self._endpoint_url = endpoint_url
         self._credentials = credentials or (None, None, None)
+        self._client: Any = None
 
     def client(self) -> Any:
+        """Made when it is first needed; boto3's clients may be used from several threads."""
+        if self._client is None:
+            self._client = self._make()
+        return self._client
+
+    def close(self) -> None:
+        """Its connections; the next call opens others."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _make(self) -> Any:
         # boto3 takes a third of a second to import, which an emulator without S3 should not pay
         import boto3
         from botocore.config import Config
@@ -102,11 +115,11 @@ class S3:
         bucket, key = split(uri)
         with explained(uri):
             answer = self.client().get_object(Bucket=bucket, Key=key)
-            if answer["ContentLength"] > limit_bytes:
-                raise ContainerFailed(
-                    f"{uri} has {answer['ContentLength']} bytes, the limit is {limit_bytes}"
-                )
-            with answer["Body"] as body:
+            with contextlib.closing(answer["Body"]) as body:
+                if answer["ContentLength"] > limit_bytes:
+                    raise ContainerFailed(
+                        f"{uri} has {answer['ContentLength']} bytes, the limit is {limit_bytes}"
+                    )
                 return body.read(), answer.get("ContentType")
 
     def write(self, uri: str, content: bytes, *, content_type: str | None) -> None:
@@ -142,7 +155,7 @@ def _require_names(objects: list[S3Object], uri: str) -> None:
                 raise ContainerFailed(f"{uri}: {parent!r} is both an object and a folder; rename one of them")
 
 
-@contextmanager
+@contextlib.contextmanager
 def explained(uri: str) -> Iterator[None]:
     """Turns what boto3 and the disk raise into `ContainerFailed`."""
     from boto3.exceptions import Boto3Error

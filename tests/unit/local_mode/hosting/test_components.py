@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from local_mode.contracts import Record, ServiceError
-from tests.unit.local_mode.hosting.world import World, run, variant
+from tests.unit.local_mode.hosting.world import MemoryResources, World, run, variant
 
 SPECIFICATION: Record = {
     "Container": {"DeployedImage": {"SpecifiedImage": "image"}, "Environment": {"WHO": "first"}}
@@ -140,3 +140,24 @@ def test_a_container_without_adapters_fails_the_adapter_in_its_own_words(tmp_pat
         assert world.resources.get("inference-component", "lora")["InferenceComponentStatus"] == "Failed"
 
     run(tmp_path / "state", story)
+
+
+def test_a_restart_brings_components_and_adapters_back(tmp_path: Path) -> None:
+    resources = MemoryResources()
+
+    async def before(world: World) -> None:
+        world.model()
+        await empty_endpoint(world)
+        world.component("base", {"ModelName": "m"})
+        await world.component_settled("base")
+        world.component("lora", adapter_of(tmp_path))
+        assert (await world.component_settled("lora"))["InferenceComponentStatus"] == "InService"
+        world.resources.remove("model", "m")
+
+    async def after(world: World) -> None:
+        assert (await world.component_settled("lora"))["InferenceComponentStatus"] == "InService"
+        await world.settled()
+        assert (await world.invoke(component="lora"))["adapters"] == {"lora": "adapter_model.safetensors"}
+
+    run(tmp_path / "state", before, resources=resources)
+    run(tmp_path / "state", after, resources=resources)

@@ -58,9 +58,12 @@ def test_network_isolation_is_asked_for_and_its_limits_are_said(tmp_path: Path) 
         world.config("c", variant(), EnableNetworkIsolation=True)
         world.create()
         await world.settled()
-        assert (await world.invoke())["environment"]["HF_HUB_OFFLINE"] == "1"
+        environment = (await world.invoke())["environment"]
+        assert environment["HF_HUB_OFFLINE"] == "1"
+        assert "AWS_SECRET_ACCESS_KEY" not in environment
 
-    assert "EnableNetworkIsolation cannot be enforced" in run(tmp_path, story).logs()
+    keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+    assert "EnableNetworkIsolation cannot be enforced" in run(tmp_path, story, environment=keys).logs()
 
 
 @pytest.mark.parametrize(
@@ -229,6 +232,34 @@ def test_a_restart_brings_back_what_was_in_service_though_its_model_was_deleted(
 
     run(tmp_path, before, resources=resources)
     assert resources.get("endpoint", "e")["EndpointStatus"] == "InService"
+    run(tmp_path, after, resources=resources)
+
+
+def test_an_update_that_a_restart_broke_off_is_begun_again(tmp_path: Path) -> None:
+    resources = MemoryResources()
+
+    async def before(world: World) -> None:
+        world.model()
+        world.model("slow", "unready")
+        world.config()
+        world.config("c-slow", variant(model="slow"))
+        world.create()
+        await world.settled()
+        pending = {"EndpointConfigName": "c-slow"}
+        world.resources.change("endpoint", "e", EndpointStatus="Updating", PendingDeploymentSummary=pending)
+        world.hosting.endpoint_updated("e", config_name="c-slow")
+        await until(lambda: world.logs().count("fake container starts") == 2)
+
+    async def after(world: World) -> None:
+        await until(lambda: world.endpoint()["EndpointConfigName"] == "c-slow")
+        assert world.endpoint()["EndpointStatus"] == "InService"
+        assert "PendingDeploymentSummary" not in world.endpoint()
+        await world.invoke()
+
+    run(tmp_path, before, resources=resources)
+    assert resources.get("endpoint", "e")["EndpointConfigName"] == "c"
+    container = {"Image": "i", "Environment": {"BEHAVIOUR": "good"}}
+    resources.change("model", "slow", PrimaryContainer=container)
     run(tmp_path, after, resources=resources)
 
 

@@ -41,6 +41,7 @@ def bucket(endpoint_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield bucket
     bucket.objects.all().delete()
     bucket.delete()
+    bucket.meta.client.close()
 
 
 def archive_of(files: dict[str, bytes]) -> bytes:
@@ -60,9 +61,13 @@ def source(uri: str, kind: str = "S3Prefix", compression: str = "None") -> Recor
 def fetched(tmp_path: Path, endpoint_url: str, data: ModelData | None) -> dict[str, bytes]:
     if data is None:
         raise AssertionError("no model data")
-    folders = ModelFolders(tmp_path / "data", S3(region="us-east-1", endpoint_url=endpoint_url))
+    s3 = S3(region="us-east-1", endpoint_url=endpoint_url)
+    folders = ModelFolders(tmp_path / "data", s3)
     said: list[str] = []
-    folder = asyncio.run(folders.fetch(data, folders.make() / "model", say=said.append))
+    try:
+        folder = asyncio.run(folders.fetch(data, folders.make() / "model", say=said.append))
+    finally:
+        s3.close()
     assert said[0].endswith("fetching")
     assert "ready after" in said[-1]
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,8 +23,11 @@ def storage() -> Iterator[Storage]:
     host, port = server.get_host_and_port()
     url = f"http://{host}:{port}"
     keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-    boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys).create_bucket(Bucket="files")
-    yield Storage(S3(region="us-east-1", endpoint_url=url, credentials=("test", "test", None)))
+    with contextlib.closing(boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys)) as client:
+        client.create_bucket(Bucket="files")
+    s3 = S3(region="us-east-1", endpoint_url=url, credentials=("test", "test", None))
+    yield Storage(s3)
+    s3.close()
     server.stop()
 
 
