@@ -68,8 +68,7 @@ def build(
         endpoint_url=next(filter(None, map(environment.get, _S3_NAMES)), None),
         credentials=_credentials(environment),
     )
-    containers = state_dir / "containers"
-    model_data = state_dir / "model-data"
+    containers, model_data = state_dir / "containers", state_dir / "model-data"
 
     def clear() -> None:
         for folder in (containers, model_data):
