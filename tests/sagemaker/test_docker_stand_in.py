@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tarfile
 import time
 import urllib.error
@@ -73,6 +74,13 @@ def test_the_folder_holds_one_executable_and_is_left_alone_when_it_is_right(fold
     assert docker_stand_in.install(folder) == folder
     assert [path.name for path in folder.iterdir()] == ["docker"]
     assert (folder / "docker").stat().st_mtime_ns == written_s
+
+
+def test_the_command_line_tells_the_folder(client_environment: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "serving.cli", "local", "docker-stand-in", str(tmp_path / "bin")]
+    done = subprocess.run(command, env=client_environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{tmp_path}/bin\n"
+    assert (tmp_path / "bin" / "docker").is_file()
 
 
 def test_what_the_sdks_ask_docker(environment: dict[str, str]) -> None:
@@ -177,7 +185,8 @@ def test_compose_up_serves_the_mounted_model_until_sigterm(
     assert sorted(path.name for path in model.iterdir()) == sorted(MODEL_FILES)
 
 
-@pytest.mark.parametrize("line", ["sagemaker2", pytest.param("sagemaker3", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("line", ["sagemaker2", "sagemaker3"])
 def test_instance_type_local(
     line: str, environment: dict[str, str], model_archive: Path, tmp_path: Path
 ) -> None:
