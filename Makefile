@@ -56,10 +56,11 @@ serve: $(RUNTIME)  ## serve the embedded demo model on port 8080
 
 test: export OMP_NUM_THREADS ?= 1
 test: $(DEV)  ## run the suite with reduced counts
+	@$(ENV_PYTHON) scripts/sdk_environments.py sagemaker2
 	$(ENV_PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-full: export OMP_NUM_THREADS ?= 1
-test-full: $(DEV)  ## run the suite with the full counts (long)
+test-full: sdk-environments  ## run the suite with the full counts (long)
 	$(ENV_PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile --full -m "not gpu" $(PYTEST_ARGS)
 
 test-gpu: $(DEV)  ## run the tests that need a CUDA device (with CUDA=1)

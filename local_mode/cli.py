@@ -166,6 +166,26 @@ def reset(
         raise _failed(str(error)) from error
 
 
+@app.command("docker-stand-in")
+def docker_stand_in(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Where to put it.", show_default="in this Python environment")
+    ] = None,
+) -> None:
+    """Print a folder with an executable `docker` for the SDKs' instance_type="local" where there is no Docker.
+
+    \b
+    Example:
+      PATH=$(textgen-endpoint local docker-stand-in):$PATH python deploy.py
+    """
+    from local_mode.docker_stand_in import install
+
+    try:
+        typer.echo(install(folder.absolute() if folder else None))
+    except OSError as error:
+        raise _failed(f"{error}: name a folder that can be written to") from error
+
+
 @app.command()
 def faults() -> None:
     """Tell what `local up --fault` can break."""
