@@ -167,7 +167,11 @@ def _message(code: str, status: int | None, text: str, response: dict[str, Any])
         ]
     if status in _RETRYABLE_STATUSES:
         lines.append("it has more requests than it can take; send fewer at once or add instances")
-    if code == "ValidationError" and "inference component" in text.lower():
+    if (
+        code == "ValidationError"
+        and "inference component" in text.lower()
+        and "not found" not in text.lower()
+    ):
         lines.append("give component_name= to the predictor")
     if response.get("LogStreamArn"):
         lines.append(f"log: {response['LogStreamArn']}")

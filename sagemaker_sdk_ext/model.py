@@ -21,13 +21,13 @@ from sagemaker_sdk_ext.deployment import (
     build_requests,
     container_definition,
 )
-from sagemaker_sdk_ext.errors import ConfigurationError
+from sagemaker_sdk_ext.errors import ConfigurationError, DeploymentFailed
 from sagemaker_sdk_ext.images import get_textgen_image_uri
 from sagemaker_sdk_ext.instances import gpu_family, is_local
 from sagemaker_sdk_ext.options import MODEL_NAMES, build_environment
 from sagemaker_sdk_ext.planner import Plan, plan
 from sagemaker_sdk_ext.predictor import TextGenPredictor
-from sagemaker_sdk_ext.rollout import apply_scaling, roll_out
+from sagemaker_sdk_ext.rollout import apply_scaling, roll_out, take_down
 
 _LOGGER = logging.getLogger(__name__)
 _DEMO = "demo"
@@ -92,7 +92,7 @@ class TextGenModel:
         self.endpoint_name: str | None = None
         self.component_name: str | None = None
         self.requests: DeploymentRequests | None = None
-        """What `deploy` sent."""
+        """What `deploy` sent, and `delete_endpoint` takes back."""
         ignored = {"transformers_version": transformers_version, "pytorch_version": pytorch_version}
         for argument, value in {**ignored, "py_version": py_version}.items():
             if value is not None:
@@ -174,6 +174,14 @@ class TextGenModel:
         self._complete(settings, arguments.component_resources(resources), found)
         return self._create(settings, wait=wait, poll_s=poll_s)
 
+    def delete_endpoint(self, *, poll_s: float = 5.0) -> None:
+        """Delete what `deploy` created: scaling, component, endpoint, configuration and model; again: nothing."""
+        if self.requests is None:
+            return
+        instance_type = self.requests.endpoint_config["ProductionVariants"][0]["InstanceType"]
+        take_down(self._backend(instance_type), self.requests, poll_s=poll_s)
+        self.requests = None
+
     def as_sagemaker_model(self, instance_type: str) -> Any:
         """A `sagemaker.model.Model` of SDK 2 with the same container: for batch transform, pipelines and registries."""
         from sagemaker_sdk_ext.backends.sdk2 import Sdk2Backend, model_class
@@ -248,8 +256,12 @@ class TextGenModel:
             )
         backend = self._backend(settings["instance_type"])
         requests = build_requests(self._deployment(backend, settings))
+        try:
+            roll_out(backend, requests, wait=wait, poll_s=poll_s)
+        except DeploymentFailed:
+            self.requests = requests  # it stays for its logs, and can be deleted
+            raise
         self.requests = requests
-        roll_out(backend, requests, wait=wait, poll_s=poll_s)
         apply_scaling(backend, requests.scaling)
         self.endpoint_name, self.component_name = settings["endpoint_name"], settings["component_name"]
         return self._predictor(backend)

@@ -22,11 +22,7 @@ def roll_out(backend: Backend, requests: DeploymentRequests, *, wait: bool, poll
     created: list[tuple[str, Request]] = []
     complete = False
     try:
-        for operation, request, key in (
-            ("Model", requests.model, "ModelName"),
-            ("EndpointConfig", requests.endpoint_config, "EndpointConfigName"),
-            ("Endpoint", requests.endpoint, "EndpointName"),
-        ):
+        for operation, request, key in _resources(requests):
             backend.create(f"Create{operation}", request)
             created.append((f"Delete{operation}", {key: request[key]}))
         complete = True
@@ -52,6 +48,54 @@ def apply_scaling(backend: Backend, calls: Iterable[Call]) -> None:
             request = request | {"AlarmActions": [policy_arn]}
         answer = getattr(backend.service(service), operation)(**request)
         policy_arn = answer.get("PolicyARN", policy_arn)
+
+
+def take_down(backend: Backend, requests: DeploymentRequests, *, poll_s: float) -> None:
+    """Delete what `roll_out` and `apply_scaling` made, the endpoint after its component is gone."""
+    for service, operation, request in requests.scaling:
+        if operation == "register_scalable_target":
+            keys = ("ServiceNamespace", "ResourceId", "ScalableDimension")
+            backend.service(service).deregister_scalable_target(**{key: request[key] for key in keys})
+        elif operation == "put_metric_alarm":
+            backend.service(service).delete_alarms(AlarmNames=[request["AlarmName"]])
+    if requests.component is not None:
+        name = requests.component["InferenceComponentName"]
+        if _status_or_none(name, backend.component_status) is not None:
+            backend.delete("DeleteInferenceComponent", {"InferenceComponentName": name})
+            _wait_until_gone(name, backend.component_status, poll_s)
+    for operation, request, key in reversed(_resources(requests)):
+        backend.delete(f"Delete{operation}", {key: request[key]})
+
+
+def _resources(requests: DeploymentRequests) -> tuple[tuple[str, Request, str], ...]:
+    return (
+        ("Model", requests.model, "ModelName"),
+        ("EndpointConfig", requests.endpoint_config, "EndpointConfigName"),
+        ("Endpoint", requests.endpoint, "EndpointName"),
+    )
+
+
+def _wait_until_gone(name: str, status: Callable[[str], tuple[str, str]], poll_s: float) -> None:
+    while (found := _status_or_none(name, status)) is not None:
+        state, reason = found
+        if state != "Deleting":
+            raise DeploymentFailed(
+                f"inference component {name!r} is not deleted but {state}: {reason or 'no reason given'}",
+                reason=reason,
+            )
+        time.sleep(poll_s)
+
+
+def _status_or_none(name: str, status: Callable[[str], tuple[str, str]]) -> tuple[str, str] | None:
+    """None for a component that does not exist."""
+    from botocore.exceptions import ClientError
+
+    try:
+        return status(name)
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") in ("ValidationException", "ResourceNotFound"):
+            return None
+        raise
 
 
 def _wait(kind: str, name: str, status: Callable[[str], tuple[str, str]], poll_s: float) -> None:

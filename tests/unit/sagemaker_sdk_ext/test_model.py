@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from sagemaker_sdk_ext import ConfigurationError, DeploymentFailed, Misfit, build_requests
-from sagemaker_sdk_ext.rollout import apply_scaling
+from sagemaker_sdk_ext.rollout import apply_scaling, take_down
 from tests.unit.sagemaker_sdk_ext.deployments import (
     DEPLOYMENTS,
     FakeClient,
@@ -34,9 +35,16 @@ LLAMA_70B = {
 
 def test_a_failed_endpoint_tells_its_reason() -> None:
     client = FakeClient(status="Failed")
+    failed = model(PlainSession(client), "boto3")
     with pytest.raises(DeploymentFailed, match="no ping") as caught:
-        model(PlainSession(client), "boto3").deploy(1, "ml.g6.xlarge")
+        failed.deploy(1, "ml.g6.xlarge")
     assert caught.value.reason == "no ping" and "/aws/sagemaker/Endpoints/" in str(caught.value)
+    failed.delete_endpoint()
+    assert [name for name, _ in client.sent][-3:] == [
+        "delete_endpoint",
+        "delete_endpoint_config",
+        "delete_model",
+    ]
 
 
 def test_a_refused_call_takes_back_what_was_created() -> None:
@@ -140,3 +148,43 @@ def test_the_alarm_acts_on_the_step_policy() -> None:
         "put_metric_alarm",
     ]
     assert client.sent[-1][1]["AlarmActions"] == ["arn:policy"]
+
+
+def test_what_was_deployed_is_deleted_in_the_reverse_order() -> None:
+    class Deleting(FakeClient):
+        def describe_inference_component(self, **request: Any) -> dict[str, Any]:
+            if "delete_inference_component" in [name for name, _ in self.sent]:
+                raise ClientError({"Error": {"Code": "ValidationException"}}, "DescribeInferenceComponent")
+            return {"InferenceComponentStatus": "InService"}
+
+    client = Deleting()
+    deployed = model(PlainSession(client), "boto3")
+    deployed.deploy(1, "ml.g6.xlarge", endpoint_name="e", inference_component_name="c")
+    deployed.delete_endpoint()
+    deleted = [(name, request) for name, request in client.sent if name.startswith("delete_")]
+    assert deleted == [
+        ("delete_inference_component", {"InferenceComponentName": "c"}),
+        ("delete_endpoint", {"EndpointName": "e"}),
+        ("delete_endpoint_config", {"EndpointConfigName": "e"}),
+        ("delete_model", {"ModelName": "m"}),
+    ]
+    deployed.delete_endpoint()
+    assert len([name for name, _ in client.sent if name.startswith("delete_")]) == 4
+
+
+def test_scaling_is_taken_back_too() -> None:
+    client = FakeClient()
+    backend: Any = types.SimpleNamespace(service=lambda name: client, delete=lambda *_: None)
+    requests = build_requests(deployment(**DEPLOYMENTS["async"]))
+    take_down(backend, requests, poll_s=0.0)
+    assert client.sent == [
+        (
+            "deregister_scalable_target",
+            {
+                "ServiceNamespace": "sagemaker",
+                "ResourceId": "endpoint/e/variant/AllTraffic",
+                "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+            },
+        ),
+        ("delete_alarms", {"AlarmNames": ["e-from-zero"]}),
+    ]

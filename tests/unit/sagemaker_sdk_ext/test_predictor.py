@@ -184,6 +184,7 @@ def test_streams_are_tried_again_before_they_begin(runtime: Runtime, predictor: 
             RequestRefused,
             "component_name=",
         ),
+        (refusal("ValidationError", "Inference Component x not found."), RequestRefused, "not found.$"),
         (refusal("ValidationError", "There is no capacity for the component"), NoCapacity, "capacity"),
         (refusal("InternalFailure", "oops", 500), EndpointError, "oops"),
     ],
