@@ -226,7 +226,7 @@ class Rig:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._clients: list[Any] = []
 
     def __enter__(self) -> Rig:
@@ -281,7 +281,9 @@ class Rig:
             await emulated.stop()
 
         app = Starlette(routes=emulated.routes, lifespan=lifespan)
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False))
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=5)
+        )
         async with container:
             await self._server.serve(sockets=[self._listener])
             await self.stand_in.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from typing import Any
@@ -19,14 +20,17 @@ TEXT = "Größe 🙂 漢字 👩‍👩‍👧 " * 40
 
 def parts(client: Any, **call: Any) -> list[bytes]:
     answer = client.invoke_endpoint_with_response_stream(**{"EndpointName": "chat", "Body": b"{}"} | call)
-    return [event["PayloadPart"]["Bytes"] for event in answer["Body"]]
+    with contextlib.closing(answer["Body"]) as body:
+        return [event["PayloadPart"]["Bytes"] for event in body]
 
 
 def stream_error(client: Any) -> tuple[list[bytes], EventStreamError]:
     """The parts before the error, and the error."""
     seen = []
-    with pytest.raises(EventStreamError) as caught:
-        for event in client.invoke_endpoint_with_response_stream(EndpointName="chat", Body=b"{}")["Body"]:
+    body = client.invoke_endpoint_with_response_stream(EndpointName="chat", Body=b"{}")["Body"]
+    # An error leaves the connection with the body, which nobody else closes.
+    with contextlib.closing(body), pytest.raises(EventStreamError) as caught:
+        for event in body:
             seen.append(event["PayloadPart"]["Bytes"])
     return seen, caught.value
 
