@@ -167,10 +167,12 @@ BROUGHT_BY = {
     "pydantic": "openai",
     "requests": "schemathesis",
     "tqdm": "huggingface-hub",
+    "urllib3": "botocore",
     "werkzeug": "flask",
 }
-# Imported inside functions, when they are there; `text_generation` is installed by the Makefile.
-OPTIONAL = {"flash_attn", "text_generation", "transformers", "triton"}
+# Imported inside functions, when they are there. `text_generation` is installed by the Makefile, and the SDKs, which exclude
+# each other, are in environments of their own (`make sdk-environments`).
+OPTIONAL = {"flash_attn", "openai", "sagemaker", "text_generation", "transformers", "triton"}
 
 
 def _third_party(*folders: str) -> dict[str, str]:
@@ -186,7 +188,13 @@ def _third_party(*folders: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("folders", "extras"), [(house_rules.PRODUCT, ()), (("benchmarks", "scripts", "tests"), ("dev",))]
+    ("folders", "extras"),
+    [
+        (("serving", "container"), ()),
+        (("local_mode",), ("docker", "local")),
+        (("sagemaker_sdk_ext",), ("sagemaker2", "sagemaker3")),
+        (("benchmarks", "scripts", "tests"), ("dev",)),
+    ],
 )
 def test_what_is_imported_is_declared(folders: tuple[str, ...], extras: tuple[str, ...]) -> None:
     project = _pyproject()["project"]
@@ -199,7 +207,8 @@ def test_what_is_imported_is_declared(folders: tuple[str, ...], extras: tuple[st
     missing = {}
     for module, place in _third_party(*folders).items():
         names = {_name(name).replace("_", "-") for name in distributions.get(module, [module])}
-        if not (names & declared or BROUGHT_BY.get(module) in declared or module in OPTIONAL):
+        brought_by = BROUGHT_BY.get(module, "")
+        if not (names | {brought_by, BROUGHT_BY.get(brought_by, "")}) & declared and module not in OPTIONAL:
             missing[module] = place
     assert missing == {}
 
