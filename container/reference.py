@@ -62,7 +62,7 @@ Nothing is written to the model folder. What else may lie in it:
 | a plain snapshot | served |
 | `serving.properties` (LMI) | `option.x` counts as `OPTION_X` and any other key as `SERVING_X`, with the file as source |
 | `model.py` (LMI, model hosting container standards) | refused: custom model code is not run |
-| `code/inference.py`, or what `SAGEMAKER_PROGRAM` names | refused: custom handlers are not run yet |
+| `code/inference.py`, or what `SAGEMAKER_PROGRAM` names | with `HF_MODEL_TRUST_REMOTE_CODE=true` its `input_fn` and `output_fn` are run ([custom-handlers.md](custom-handlers.md)), else refused |
 | `requirements.txt`, `code/requirements.txt` | a warning: nothing is installed at start (no network, same result) |
 | `adapters/<name>/` | a warning: adapters are not loaded yet, and requests that name one are refused |
 | `sagemaker-fast-model-loader-*` | refused: the format is not public |

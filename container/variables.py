@@ -126,6 +126,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(("UNARY_DEADLINE_S",), "http.unary_deadline_s", "unary-deadline-s"),
     Variable(("SAGEMAKER_BATCH",), "http.batch_transform", "batch-transform"),
     Variable(("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT",), "http.default_accept", "default-accept"),
+    Variable(("HANDLER_TIMEOUT_S",), "http.handler_timeout_s", "handler-timeout-s"),
     Variable(
         ("SAGEMAKER_ENABLE_STATEFUL_SESSIONS",),
         "sessions.enabled",

@@ -45,7 +45,7 @@ class ModelConfig(_Slice):
         str | None, _doc("how the model marks its reasoning, or `none`; absent: found in its chat template")
     ] = None
     trust_remote_code: Annotated[
-        bool, _doc("allow code that comes with a model; nothing built today runs any")
+        bool, _doc("run the custom handler that comes with a model; no other code of a model is ever run")
     ] = False
 
 
@@ -126,7 +126,9 @@ class HttpConfig(_Slice):
         15.0
     )
     body_timeout_s: Annotated[
-        float, Meta(gt=0.0), _doc("silence in the middle of a request body after which it is given up, seconds")
+        float,
+        Meta(gt=0.0),
+        _doc("silence in the middle of a request body after which it is given up, seconds"),
     ] = 30.0
     api_key: Annotated[
         str | None, _doc("key that requests must carry as `Authorization: Bearer KEY`; absent: open")
@@ -157,6 +159,9 @@ class HttpConfig(_Slice):
             "anything else server-sent events"
         ),
     ] = None
+    handler_timeout_s: Annotated[
+        float, Meta(gt=0.0), _doc("longest call of a custom handler's hook, seconds")
+    ] = 10.0
 
 
 class SessionConfig(_Slice):

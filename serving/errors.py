@@ -23,6 +23,8 @@
     │   ├── Draining                 the server is stopping
     │   ├── NotReady                 the server is still starting
     │   ├── DeadlineExceeded         the time for an answer is over, and what there is of it is of no use
+    │   ├── HandlerFailed            a hook of the custom handler failed, took too long, or gave what is no answer
+    │   ├── HandlerRefused           a hook of the custom handler refused what the client sent
     │   ├── GenerationFailed         the engine failed while working on this request
     │   └── IncompleteGeneration     the generation ended without a final message
     └── TransportError               an internal channel broke or carried something that is not a frame
@@ -149,6 +151,14 @@ class NotReady(RequestError):
 
 class DeadlineExceeded(RequestError):
     error_type = "deadline"
+
+
+class HandlerFailed(RequestError):
+    error_type = "handler"
+
+
+class HandlerRefused(RequestError):
+    error_type = "handler_refused"
 
 
 class GenerationFailed(RequestError):

@@ -15,6 +15,8 @@ from serving.errors import (
     DeadlineExceeded,
     Draining,
     GenerationFailed,
+    HandlerFailed,
+    HandlerRefused,
     IncompleteGeneration,
     InvalidRequest,
     MalformedBody,
@@ -55,6 +57,8 @@ CASES: list[tuple[RequestError, int, int, str, str | None]] = [
     (SessionRefused("x"), 400, 400, "invalid_request_error", "session"),
     (SessionMissing("x"), 424, 424, "invalid_request_error", "session"),
     (DeadlineExceeded("x"), 424, 424, "invalid_request_error", "deadline"),
+    (HandlerFailed("x"), 500, 500, "server_error", "handler"),
+    (HandlerRefused("x"), 400, 400, "invalid_request_error", "handler_refused"),
     (GenerationFailed("x"), 424, 500, "server_error", "generation"),
     (IncompleteGeneration("x"), 500, 500, "server_error", "incomplete_generation"),
 ]

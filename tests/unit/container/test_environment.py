@@ -61,6 +61,7 @@ ACCEPTED = [
         "http.default_accept",
         "application/jsonlines",
     ),
+    ("HANDLER_TIMEOUT_S", "2.5", "http.handler_timeout_s", 2.5),
     ("SAGEMAKER_ENABLE_STATEFUL_SESSIONS", "false", "sessions.enabled", False),
     ("SAGEMAKER_SESSIONS_EXPIRATION", "60", "sessions.ttl_s", 60.0),
     ("MAX_SESSIONS", "8", "sessions.max_sessions", 8),
