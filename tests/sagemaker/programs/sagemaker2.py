@@ -5,11 +5,13 @@ Arguments: image, role, model data in S3, a bucket. Prints {case: result}.
 
 import json
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import sagemaker
-from sagemaker.async_inference import AsyncInferenceConfig, WaiterConfig
+from sagemaker.async_inference import AsyncInferenceConfig
 from sagemaker.deserializers import JSONDeserializer
+from sagemaker.exceptions import ObjectNotExistedError, PollingTimeoutError
 from sagemaker.huggingface import HuggingFaceModel
 from sagemaker.iterators import LineIterator
 from sagemaker.serializers import JSONSerializer
@@ -17,6 +19,7 @@ from sagemaker.serializers import JSONSerializer
 from sagemaker_sdk_ext import TextGenModel
 
 image, role, model_data, bucket = sys.argv[1:]
+LIMIT_S = 60
 GREEDY = {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 12}}
 LOCAL = {"DEVICE": "cpu", "NUM_THREADS": "1"}
 JSON = {"serializer": JSONSerializer(), "deserializer": JSONDeserializer()}
@@ -56,8 +59,14 @@ def archive_model(session):
     )
     predictor = model.deploy(endpoint_name="sdk2-archive", async_inference_config=outputs, **ON_ONE, **JSON)
     answer = predictor.predict_async(GREEDY, input_path=f"s3://{bucket}/sdk2-in/body.json")
-    # Its waiter looks for the failure, too, and goes on with that for all attempts when the answer is there.
-    result = answer.get_result(WaiterConfig(max_attempts=12, delay=1))
+    # Its waiter also waits for the failure, for all of its attempts, when the answer has long come.
+    for _ in range(LIMIT_S):
+        try:
+            result = answer.get_result()
+        except (ObjectNotExistedError, PollingTimeoutError):
+            time.sleep(1)
+        else:
+            break
     predictor.delete_endpoint()
     return {"answer": result}
 
