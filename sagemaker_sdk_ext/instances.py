@@ -11,7 +11,7 @@ PRICE_REGION = "us-east-1"
 PRICE_DATE = "2025-11-30"
 PRICE_SOURCE = (
     "approximate on-demand prices of SageMaker real-time inference, collected from published lists and not read from the "
-    "AWS price API; ~ marks prices from one source only; see https://aws.amazon.com/sagemaker/ai/pricing/"
+    "AWS price API; ~ marks estimates that no published list confirmed; see https://aws.amazon.com/sagemaker/ai/pricing/"
 )
 GIB = 1 << 30
 
@@ -28,7 +28,7 @@ class Instance:
     memory_gib: int
     price_usd: float | None
     price_confirmed: bool = True
-    """False: from one source, and it may have changed."""
+    """False: an estimate, or from a list that may have changed."""
 
     @property
     def family(self) -> str:

@@ -30,8 +30,8 @@ def plan_text(found: Plan, instance_type: str | None = None) -> str:
     """What the model needs, the instance types it fits on by price, and for `instance_type` the details."""
     shape = found.shape
     lines = [
-        f"{found.model}: {shape.architecture}, {shape.num_parameters / 1e9:.2f} billion parameters",
-        f"weights {found.weight_bytes / GIB:.1f} GiB in {found.dtype}, KV cache {found.kv_bytes_per_token / 1024:.0f} KiB "
+        f"{found.model}: {shape.architecture}, {_count(shape.num_parameters)} parameters",
+        f"weights {_size(found.weight_bytes)} in {found.dtype}, KV cache {found.kv_bytes_per_token / 1024:.0f} KiB "
         f"per token, context {shape.max_positions} tokens",
         *(f"not runnable: {problem}" for problem in shape.problems),
         *(f"estimated: {doubt}" for doubt in shape.doubts),
@@ -50,6 +50,14 @@ def plan_text(found: Plan, instance_type: str | None = None) -> str:
     lines += ["", f"prices: {PRICE_REGION}, {PRICE_DATE}, {PRICE_SOURCE}"]
     lines.append("inf and trn instance types are left out: the image has no kernels for their chips")
     return "\n".join(lines)
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.2f} billion" if number >= 1e9 else f"{number / 1e6:.1f} million"
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / GIB:.1f} GiB" if num_bytes >= GIB else f"{num_bytes / 2**20:.1f} MiB"
 
 
 def price_text(fit: Fit) -> str:
@@ -75,7 +83,7 @@ def _row(fit: Fit) -> tuple[str, ...]:
         fit.instance_type,
         fit.gpus,
         str(fit.num_ranks),
-        f"{fit.weights_gib_per_gpu:.1f} GiB",
+        _size(fit.weights_gib_per_gpu * GIB),
         str(fit.kv_tokens),
         str(fit.max_total_tokens),
         str(fit.concurrent_4k),

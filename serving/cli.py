@@ -59,6 +59,7 @@ def _root(
       textgen-endpoint generate "Once upon a time"
       textgen-endpoint serve --model-id demo
       textgen-endpoint local up
+      textgen-endpoint plan ./my-model
     """
 
 
@@ -155,6 +156,40 @@ def generate(
         raise typer.Exit(1) from error
     except KeyboardInterrupt as interrupt:
         raise typer.Exit(130) from interrupt
+
+
+@app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help="A folder with config.json, an s3:// prefix, or a Hub id.")],
+    instance_type: Annotated[str | None, typer.Option(help="Judge this one, such as ml.g6.12xlarge.")] = None,
+    max_total_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest prompt + answer that must fit.")
+    ] = None,
+    num_gpus: Annotated[
+        int | None, typer.Option(min=1, help="Tensor-parallel GPUs; absent: all that divide the heads.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, bfloat16, float16 or float32.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
+) -> None:
+    """What a model needs, which SageMaker instance types it fits on, and what they cost. Reads config.json only.
+
+    \b
+    Examples:
+      textgen-endpoint plan ./my-model
+      textgen-endpoint plan ./my-model --instance-type ml.g6.12xlarge --max-total-tokens 8192
+    Exit status: 0 fits, 1 does not fit, 2 wrong use.
+    """
+    from sagemaker_sdk_ext import plan_text
+
+    flags = {
+        "--instance-type": instance_type,
+        "--max-total-tokens": max_total_tokens,
+        "--num-gpus": num_gpus,
+        "--dtype": dtype,
+        "--revision": revision,
+    }
+    given = [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
+    raise typer.Exit(plan_text.main([model, *given]))
 
 
 def _print_continuation(prompt: str, params: Any, model_id: str) -> None:

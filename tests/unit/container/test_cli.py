@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,3 +90,12 @@ def test_the_container_and_the_command_never_import_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_plan_says_what_fits_and_its_status_tells(tmp_path: Path, demo_model_dir: Path) -> None:
+    fits = invoke("plan", str(demo_model_dir), "--instance-type", "ml.g6.xlarge")
+    assert fits.exit_code == 0
+    assert "LlamaForCausalLM" in fits.stdout and "ml.g6.xlarge" in fits.stdout
+    too_long = invoke("plan", str(demo_model_dir), "--max-total-tokens", "100000")
+    assert too_long.exit_code == 1
+    assert invoke("plan", str(tmp_path)).exit_code == 2
