@@ -9,7 +9,6 @@ details are in the log under that id.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -25,7 +24,6 @@ from serving.errors import (
     IncompleteGeneration,
     MethodNotAllowed,
     NotFound,
-    Overloaded,
     RequestError,
     ServingError,
 )
@@ -119,9 +117,10 @@ def _run_stream(
 def _answer_serving_error(error: ServingError) -> Response:
     if not isinstance(error, RequestError):
         return _answer_unexpected(error)
-    response = _answer(current_style().problem(error))
-    if isinstance(error, Overloaded):
-        response.headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    problem = current_style().problem(error)
+    response = _answer(problem)
+    if problem.retry_after_s is not None:
+        response.headers["retry-after"] = str(problem.retry_after_s)
     if isinstance(error, Draining):
         connection_of(request.environ).close_after_response(unread_body=True)
         response.headers["connection"] = "close"

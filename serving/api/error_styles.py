@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
@@ -94,15 +95,23 @@ class Problem:
     status: int
     field: str | None = None
     code: str | None = None
+    retry_after_s: int | None = None
 
 
-class NativeError(msgspec.Struct, frozen=True):
+RetryAfter = Annotated[
+    int | None,
+    Meta(description="When to come back, seconds, as in `retry-after`: SageMaker passes on the body alone"),
+]
+
+
+class NativeError(msgspec.Struct, frozen=True, omit_defaults=True):
     error: Annotated[str, Meta(description="What is wrong, for people")]
     error_type: Annotated[str, Meta(description="What is wrong, for programs")]
     request_id: Annotated[str, Meta(description="The request's id, under which the log has the details")]
+    retry_after_s: RetryAfter = None
 
 
-class OpenAIErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+class OpenAIErrorDetail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     message: Annotated[str, Meta(description="What is wrong, for people")]
     type: Annotated[
         str,
@@ -113,6 +122,7 @@ class OpenAIErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
     param: Annotated[str | None, Meta(description="The request field at fault")]
     code: Annotated[str | None, Meta(description="What is wrong, for programs")]
     request_id: Annotated[str, Meta(description="The request's id, under which the log has the details")]
+    retry_after_s: RetryAfter = None
 
 
 class OpenAIError(msgspec.Struct, frozen=True):
@@ -143,7 +153,8 @@ class ErrorStyle:
         code = _OPENAI_CODES.get(type(error), error.error_type)
         if isinstance(error, NotFound) and field == "model":
             code = "model_not_found"
-        return Problem(message, error.error_type, self.status_of(error), field, code)
+        retry_after_s = max(1, math.ceil(error.retry_after_s)) if isinstance(error, Overloaded) else None
+        return Problem(message, error.error_type, self.status_of(error), field, code, retry_after_s)
 
 
 def printable(text: str) -> str:
@@ -153,7 +164,7 @@ def printable(text: str) -> str:
 
 
 def _native_body(problem: Problem, request_id: str) -> NativeError:
-    return NativeError(short_text(problem.message), problem.error_type, request_id)
+    return NativeError(short_text(problem.message), problem.error_type, request_id, problem.retry_after_s)
 
 
 def _openai_body(problem: Problem, request_id: str) -> OpenAIError:
@@ -165,6 +176,7 @@ def _openai_body(problem: Problem, request_id: str) -> OpenAIError:
             param=None if problem.field is None else short_text(printable(problem.field), _MAX_FIELD_BYTES),
             code=problem.code,
             request_id=request_id,
+            retry_after_s=problem.retry_after_s,
         )
     )
 

@@ -34,6 +34,7 @@ def test_refusals_before_admission_are_statuses(
         assert response.status_code == status
         assert response.json["error_type"] == error_type
         assert response.headers.get("retry-after") == ("3" if status == 429 else None)
+        assert response.json.get("retry_after_s") == (3 if status == 429 else None)
     assert response.headers.get("connection") == ("close" if error_type == "draining" else None)
 
 

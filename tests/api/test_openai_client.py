@@ -313,6 +313,7 @@ def test_errors_are_the_clients_own() -> None:
     with pytest.raises(openai.RateLimitError) as busy:
         front.client.chat.completions.create(model="demo", messages=HI)
     assert (busy.value.type, busy.value.response.headers["retry-after"]) == ("rate_limit_error", "2")
+    assert busy.value.body["retry_after_s"] == 2
 
 
 def test_error_in_a_stream() -> None:
