@@ -81,7 +81,9 @@ class AsyncInference:
     def _config(self, endpoint: str) -> dict[str, Any]:
         """The endpoint's AsyncInferenceConfig. Raises `ServiceError` (ValidationError)."""
         record = self._resources.get("endpoint", endpoint)
-        config = self._resources.get("endpoint-config", record["EndpointConfigName"])
+        config = record.get("_Deployed", {}).get("config")
+        if config is None:  # not deployed yet; later the configuration may be deleted
+            config = self._resources.get("endpoint-config", record["EndpointConfigName"])
         found: dict[str, Any] | None = config.get("AsyncInferenceConfig")
         if found is None:
             raise invalid(

@@ -123,6 +123,12 @@ def test_refused_calls(rig: Rig, call: dict[str, Any], message: str) -> None:
     assert rig.stand_in.requests == []
 
 
+def test_a_configuration_may_be_deleted_once_it_is_deployed(rig: Rig) -> None:
+    rig.resources.endpoint["_Deployed"] = {"config": dict(rig.resources.config)}
+    rig.resources.endpoint["EndpointConfigName"] = "deleted"
+    assert invoke(rig)["ResponseMetadata"]["HTTPStatusCode"] == 202
+
+
 def test_endpoint_must_be_asynchronous(rig: Rig) -> None:
     del rig.resources.config["AsyncInferenceConfig"]
     client = rig.client()
