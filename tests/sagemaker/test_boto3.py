@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -189,14 +190,18 @@ def test_a_container_that_dies_fails_the_endpoint(aws: Aws) -> None:
 
 @pytest.mark.full
 def test_a_container_that_never_pings_fails_the_endpoint(aws: Aws) -> None:
-    """The shortest limit that SageMaker takes is a minute."""
-    stuck = {"HF_MODEL_ID": f"s3://no-such-bucket-{'x' * 8}/model/", "DEVICE": "cpu"}
-    variant = {"ContainerStartupHealthCheckTimeoutInSeconds": 60}
-    create_endpoint(aws, "mute", container={"Environment": stuck}, variant=variant)
-    with pytest.raises(WaiterError):
-        wait_in_service(aws, "mute")
+    """It waits for a storage that accepts and never answers. The shortest limit that SageMaker takes is a minute."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        storage = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": REGION}
+        stuck = {"HF_MODEL_ID": "s3://models/m/", "DEVICE": "cpu", "AWS_ENDPOINT_URL_S3": storage, **keys}
+        variant = {"ContainerStartupHealthCheckTimeoutInSeconds": 60}
+        create_endpoint(aws, "mute", container={"Environment": stuck}, variant=variant)
+        with pytest.raises(WaiterError):
+            wait_in_service(aws, "mute")
     reason = aws.client("sagemaker").describe_endpoint(EndpointName="mute")["FailureReason"]
-    assert "AllTraffic" in reason
+    assert "AllTraffic did not pass the ping health check" in reason
+    assert "exited" not in reason
     delete_endpoint(aws, "mute")
 
 
