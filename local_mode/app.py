@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -31,7 +32,11 @@ class Part(Protocol):
 
 
 def application(
-    control: ControlPlane, *, parts: Sequence[Part] = (), routes: Sequence[BaseRoute] = ()
+    control: ControlPlane,
+    *,
+    parts: Sequence[Part] = (),
+    routes: Sequence[BaseRoute] = (),
+    middleware: Sequence[Middleware] = (),
 ) -> Starlette:
     """`parts` are started in order before the first request, and stopped the other way round after the last."""
 
@@ -54,7 +59,7 @@ def application(
             yield
 
     own = [Route("/", call, methods=["POST"]), Route("/healthz", health, methods=["GET"])]
-    return Starlette(routes=[*own, *routes], lifespan=lifespan)
+    return Starlette(routes=[*own, *routes], middleware=middleware, lifespan=lifespan)
 
 
 def _no_target(request: Request) -> Response:

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from starlette.middleware import Middleware
+
 from local_mode.app import application
 from local_mode.control.arns import ACCOUNT, Arns
 from local_mode.control.greeting import greeting
@@ -16,6 +18,7 @@ from local_mode.control.resources import SqliteResources, StateUnreadable
 from local_mode.control.server import StartFailed, bind, serve
 from local_mode.control.state_folder import FolderTaken, StateFolder, url_of
 from local_mode.hosting import NoDocker, build
+from local_mode.playground import BrowserGuard, Playground
 from local_mode.runtime import Fault, RuntimeSettings, parse_fault, runtime
 from local_mode.settings import Settings, has_credentials
 
@@ -49,7 +52,7 @@ def run(settings: Settings, *, host: str, port: int, say: Callable[[str], None])
         try:
             with (
                 folder.taken(host=host, port=port, region=settings.region),
-                _composed(settings, folder, faults) as app,
+                _composed(settings, folder, faults, host=host) as app,
             ):
                 serve(app, bound, ready=lambda: say(text))
         except (FolderTaken, StateUnreadable, StartFailed, NoDocker, BotocoreTooOld) as error:
@@ -57,7 +60,9 @@ def run(settings: Settings, *, host: str, port: int, say: Callable[[str], None])
 
 
 @contextlib.contextmanager
-def _composed(settings: Settings, folder: StateFolder, faults: tuple[Fault, ...]) -> Iterator[Starlette]:
+def _composed(
+    settings: Settings, folder: StateFolder, faults: tuple[Fault, ...], *, host: str
+) -> Iterator[Starlette]:
     resources = SqliteResources(folder.path, Arns(settings.region))
     try:
         built = build(
@@ -75,7 +80,13 @@ def _composed(settings: Settings, folder: StateFolder, faults: tuple[Fault, ...]
             settings=RuntimeSettings(faults=faults, state_dir=folder.async_requests),
         )
         control = ControlPlane(operations(resources, built.hosting))
-        yield application(control, parts=[built.hosting, invocations], routes=invocations.routes)
+        playground = Playground(resources=resources, containers=built.placement, logs=built.logs)
+        yield application(
+            control,
+            parts=[built.hosting, invocations, playground],
+            routes=[*invocations.routes, *playground.routes],
+            middleware=[Middleware(BrowserGuard, host=host)],
+        )
     finally:
         resources.close()
 

@@ -27,5 +27,13 @@ def greeting(url: str, *, region: str, state_dir: str, has_credentials: bool) ->
         variables.append("# boto3 wants some credentials, though nobody checks them here:")
         variables.append("export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local")
     return "\n".join(
-        (f"SageMaker on this machine: {url}   (state in {state_dir})", "", *variables, "", _EXAMPLE, "")
+        (
+            f"SageMaker on this machine: {url}   (state in {state_dir})",
+            f"Playground, for a browser:  {url}/",
+            "",
+            *variables,
+            "",
+            _EXAMPLE,
+            "",
+        )
     )

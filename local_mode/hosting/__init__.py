@@ -36,11 +36,12 @@ _S3_NAMES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """The three roles that hosting plays."""
+    """The three roles that hosting plays, and what can be seen of it."""
 
     hosting: Lifecycle
     routing: Router
     storage: Storage
+    placement: Placement
     logs: Path
     """Holds `aws/sagemaker/Endpoints/<endpoint>/<variant>/<instance>.log`."""
 
@@ -104,7 +105,7 @@ def build(
         close=close,
     )
     router = Router(resources, placement, region=region, account=account, chance=chance or random.Random())
-    return Built(lifecycle, router, Storage(s3), platform.logs)
+    return Built(lifecycle, router, Storage(s3), placement, platform.logs)
 
 
 def _backends(

@@ -26,6 +26,20 @@ class Placement:
         for fleet in self.components.values():
             yield from fleet.instances
 
+    def base_urls(self, endpoint: str, component: str | None = None) -> list[str]:
+        """Of all containers that serve an endpoint, or one component."""
+        if component is not None:
+            fleet = self.components.get(key(self.adapters.get(key(component), component)))
+            fleets = [fleet] if fleet is not None else []
+        else:
+            fleets = list(self.endpoints.get(key(endpoint), {}).values())
+        return [
+            container.base_url
+            for fleet in fleets
+            for instance in fleet.serving
+            for container in instance.containers.values()
+        ]
+
 
 def key(name: str) -> str:
     return name.lower()
