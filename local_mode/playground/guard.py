@@ -34,7 +34,7 @@ class BrowserGuard:
     def _refusal(self, scope: Scope) -> str | None:
         host = _header(scope, b"host")
         origin = _header(scope, b"origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             return f"The page at {origin} may not use the emulator at {host}: call it from a program."
         if (origin is not None or _is_page(scope)) and not self._is_own(host):
             return (

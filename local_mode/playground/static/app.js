@@ -56,7 +56,7 @@ async function send() {
   const done = talk.ask(prompt, asked);
   refresh();
   lookAtMetrics();
-  await done;
+  if (!await done && draft.value === "") draft.value = prompt; // to be sent again, or changed
   refresh();
 }
 

@@ -20,14 +20,17 @@ export class Talk {
     this.#node.replaceChildren();
   }
 
-  /** Shows `prompt` and the answer to `wanted`; returns when that is complete. Errors are shown, not thrown. */
+  /**
+   * Shows `prompt` and the answer to `wanted`; returns when that is complete, and whether there is any text. Errors are
+   * shown, not thrown.
+   */
   async ask(prompt, wanted) {
     const messages = this.messages;
     const text = element("div", { class: "text" });
     const figures = element("p", { class: "figures soft" }, "waiting for the first token");
     const reply = element("article", { class: "answer", "aria-busy": "true", "aria-label": "Answer" }, text, figures);
     this.#node.append(element("article", { class: "prompt", "aria-label": "Prompt" }, prompt), reply);
-    this.#node.scrollTop = this.#node.scrollHeight;
+    this.#toEnd();
     const abort = this.#abort = new AbortController();
     const watch = new Stopwatch();
     const told = {};
@@ -39,7 +42,10 @@ export class Talk {
       }
     } catch (error) {
       if (abort.signal.aborted) told.finish = "stopped";
-      else reply.append(problem(error));
+      else {
+        reply.append(problem(error));
+        this.#toEnd();
+      }
     }
     figures.textContent = inWords(watch, told);
     reply.setAttribute("aria-busy", "false");
@@ -47,13 +53,18 @@ export class Talk {
       messages.push({ role: "user", content: prompt }, { role: "assistant", content: text.textContent });
     }
     this.#abort = null;
+    return text.textContent !== "";
   }
 
   #grow(text, piece, watch) {
     const atEnd = this.#node.scrollHeight - this.#node.scrollTop - this.#node.clientHeight < 40;
     watch.piece();
     text.append(piece);
-    if (atEnd) this.#node.scrollTop = this.#node.scrollHeight;
+    if (atEnd) this.#toEnd();
+  }
+
+  #toEnd() {
+    this.#node.scrollTop = this.#node.scrollHeight;
   }
 }
 

@@ -23,6 +23,7 @@ export function targets({ changed }) {
   const show = (listed) => {
     const rows = listed.flatMap(choices);
     byId("no-endpoints").hidden = listed.length > 0;
+    byId("create-demo").classList.toggle("quiet", listed.length > 0);
     const find = (id) => rows.find((row) => row.id === id);
     const next = find(wish) ?? find(chosen?.id) ?? rows.find((row) => row.serving) ?? rows[0] ?? null;
     if (find(wish)) wish = null;

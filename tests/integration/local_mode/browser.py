@@ -118,7 +118,9 @@ class _Wire:
                 raise BrowserFailed(f"{method}: no answer in time")
             chunk = os.read(self._receive, 1 << 16)
             if not chunk:
-                raise BrowserFailed(f"{method}: the browser has ended; is its log in the profile's folder of help?")
+                raise BrowserFailed(
+                    f"{method}: the browser has ended; is its log in the profile's folder of help?"
+                )
             self._rest += chunk
         text, _, self._rest = self._rest.partition(b"\0")
         message: dict[str, Any] = json.loads(text)
@@ -160,17 +162,21 @@ class Page:
             # Until a moment has passed, so that a page that is left meanwhile can be asked again.
             value = self.evaluate(
                 "new Promise((resolve) => { const end = performance.now() + 500; const look = () => {"
-                f" const value = ({expression}); if (value || performance.now() > end) resolve(value instanceof Node || value);"
+                f" const value = ({expression});"
+                " if (value || performance.now() > end) resolve(value instanceof Node || value);"
                 " else setTimeout(look, 20); }; look(); })"
             )
             if value:
                 return value
-        raise BrowserFailed(f"not within {limit_s:g} s: {expression}\n{self.evaluate('document.body.innerText')[:1500]}")
+        raise BrowserFailed(
+            f"not within {limit_s:g} s: {expression}\n{self.evaluate('document.body.innerText')[:1500]}"
+        )
 
     def click(self, selector: str) -> None:
         """With the mouse, at its middle: what lies above it gets the click."""
         place = self.evaluate(
-            f"(() => {{ const node = document.querySelector({json.dumps(selector)}); node.scrollIntoView({{block: 'nearest'}});"
+            f"(() => {{ const node = document.querySelector({json.dumps(selector)});"
+            " node.scrollIntoView({block: 'nearest'});"
             " const box = node.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
@@ -190,7 +196,11 @@ class Page:
     def look(self, *, width: int = 1400, height: int = 900, dark: bool = False) -> None:
         """Give it a size and a colour scheme."""
         self._call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", features=[scheme])
