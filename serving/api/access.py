@@ -15,6 +15,7 @@ from serving import logs
 from serving.api.body_line import current_line
 from serving.api.context import context
 from serving.api.error_styles import Problem
+from serving.api.realtime.event_request import current_event
 from serving.api.request_id import current_request_id
 from serving.metrics import ServerMetrics
 from serving.tracing import PARENT_HEADERS, Attribute, RequestSpan, Tracing
@@ -110,7 +111,7 @@ def register(app: Flask, metrics: ServerMetrics, tracing: Tracing | None) -> Non
     def leave(response: Response) -> Response:
         access: Access = g.get("access") or _new_access()
         status = response.status_code
-        if current_line() is None:
+        if current_line() is None and current_event() is None:
             metrics.http_requests.labels(route=access.route, method=access.method, status=str(status)).inc()
         if not access.claimed and not _is_probe(access):
             problem: Problem | None = g.get("problem") if status >= 400 else None

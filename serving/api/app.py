@@ -17,6 +17,7 @@ from serving.api.roles import EngineClient
 from serving.api.routes import (
     adapters,
     chat,
+    bidirectional,
     completions,
     docs,
     execution_parameters,
@@ -86,6 +87,7 @@ def create_app(
         execution_parameters,
         adapters,
         info,
+        bidirectional,
         metrics_page,
         tokenize,
         chat,

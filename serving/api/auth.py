@@ -8,6 +8,7 @@ import hmac
 
 from flask import Flask, Response, request
 
+from serving.api.realtime.event_request import current_event
 from serving.config import HttpConfig
 from serving.errors import Unauthorized
 
@@ -16,7 +17,7 @@ SCHEME = "bearer"
 _OPEN_TO_GET = frozenset({"/ping", "/health", "/metrics", "/execution-parameters"})
 """What a platform asks for, which has no key."""
 
-_EXEMPTIONS = {"invocations": "/invocations"}
+_EXEMPTIONS = {"invocations": ("/invocations", "/invocations-bidirectional-stream")}
 
 
 def register(app: Flask, config: HttpConfig) -> None:
@@ -24,10 +25,10 @@ def register(app: Flask, config: HttpConfig) -> None:
     if config.api_key is None:
         return
     key = config.api_key.encode()
-    open_to_post = frozenset(_EXEMPTIONS[name] for name in config.api_key_exempt)
+    exempt = frozenset(path for name in config.api_key_exempt for path in _EXEMPTIONS[name])
 
     def require_key() -> None:
-        if not _is_open(open_to_post) and not _has_key(key):
+        if current_event() is None and not _is_open(exempt) and not _has_key(key):
             raise Unauthorized("a valid API key is required: send it as `Authorization: Bearer <key>`")
 
     def name_scheme(response: Response) -> Response:
@@ -39,14 +40,14 @@ def register(app: Flask, config: HttpConfig) -> None:
     app.after_request(name_scheme)
 
 
-def _is_open(open_to_post: frozenset[str]) -> bool:
+def _is_open(exempt: frozenset[str]) -> bool:
     """By the rule that the router matched, so that no spelling of a path is seen differently here."""
     rule = request.url_rule
     if rule is None:
         return False
-    if request.method in ("GET", "HEAD"):
+    if request.method in ("GET", "HEAD") and not rule.websocket:
         return rule.rule in _OPEN_TO_GET
-    return request.method == "POST" and rule.rule in open_to_post
+    return (request.method == "POST" or rule.websocket) and rule.rule in exempt
 
 
 def _has_key(key: bytes) -> bool:

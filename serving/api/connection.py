@@ -19,6 +19,8 @@ import gevent
 from gevent import monkey
 from werkzeug.wsgi import ClosingIterator
 
+from serving.errors import InvalidRequest
+
 ENVIRON_KEY = "serving.connection"
 
 CHECK_INTERVAL_S = 0.25
@@ -27,6 +29,7 @@ CHECK_INTERVAL_S = 0.25
 STALLED_READER_S = 60.0
 """A client that takes nothing of one pending chunk for this long is cut off."""
 
+_KEEPALIVE_IDLE_S = 60
 _LINGER_S = 1.0
 _LINGER_BYTES = 64 * 1024 * 1024
 _GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR | select.POLLNVAL
@@ -58,6 +61,8 @@ class ClientConnection:
         self._response = getattr(start_response, "__self__", None)
         self.body_settled = False
         """True once the body was read, or whoever gave up reading it decided about the connection."""
+        self.upgraded = False
+        """True once the connection speaks another protocol than HTTP: no answer may be written."""
         self._linger = False
         self._poll: select.poll | None = None
 
@@ -80,6 +85,22 @@ class ClientConnection:
         if hasattr(self._response, "force_close"):
             cast("_ForceClose", self._response).force_close()
         self._linger = self._linger or unread_body
+
+    def upgrade(self) -> socket.socket:
+        """The socket, for another protocol; it is closed when the request has been handled.
+
+        Raises `InvalidRequest` where the server in front has none to give.
+        """
+        if self._socket is None or not cooperative():
+            raise InvalidRequest("this server cannot upgrade connections", field="Upgrade")
+        self.upgraded = True
+        self.body_settled = True
+        # A peer whose host vanished sends nothing more: without these the connection would stay for ever.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if self._socket.family in (socket.AF_INET, socket.AF_INET6):
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE_S)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_IDLE_S // 4)
+        return self._socket
 
     def begin_response(self) -> None:
         if self._socket is not None and cooperative():
@@ -118,6 +139,9 @@ class ConnectionMiddleware:
         connection = ClientConnection(environ, start_response)
         environ[ENVIRON_KEY] = connection
         body = self._app(environ, start_response)
+        if connection.upgraded:
+            # What gunicorn's workers take for "this connection is over": nothing is written, the socket is closed.
+            raise StopIteration
         if _has_body(environ) and not connection.body_settled:
             # gunicorn would read all of it, however long, to find the next request behind it.
             connection.close_after_response(unread_body=True)

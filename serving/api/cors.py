@@ -23,7 +23,7 @@ _ALLOW_ORIGIN = "access-control-allow-origin"
 
 def register(app: Flask, config: HttpConfig) -> None:
     """Answer preflights for every path, known or not, and mark answers. Must come before what asks for the key."""
-    origins = frozenset(origin.rstrip("/") for origin in config.cors_allow_origin)
+    origins = _origins(config)
     anyone = not origins or "*" in origins
 
     def allowed_origin() -> str | None:
@@ -57,3 +57,13 @@ def register(app: Flask, config: HttpConfig) -> None:
 
     app.before_request(answer_preflight)
     app.after_request(mark)
+
+
+def may_call(origin: str | None, config: HttpConfig) -> bool:
+    """For what browsers let any page do without asking, which is to open a WebSocket."""
+    origins = _origins(config)
+    return origin is None or not origins or "*" in origins or origin in origins
+
+
+def _origins(config: HttpConfig) -> frozenset[str]:
+    return frozenset(origin.rstrip("/") for origin in config.cors_allow_origin)

@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException
 
 from serving.api.connection import ClientDisconnected, connection_of
 from serving.api.error_styles import NATIVE, OPENAI, ErrorStyle, Problem, printable
+from serving.api.realtime.event_request import current_event
 from serving.api.request_id import current_request_id
 from serving.api.streaming import Framing
 from serving.errors import (
@@ -44,7 +45,7 @@ def current_style() -> ErrorStyle:
     chosen: ErrorStyle | None = g.get("error_style")
     if chosen is not None:
         return chosen
-    return OPENAI if request.path.startswith(_V1) else NATIVE
+    return OPENAI if request.path.startswith(_V1) or current_event() is not None else NATIVE
 
 
 def use_style(style: ErrorStyle) -> None:

@@ -17,6 +17,7 @@ from gunicorn.http.errors import ParseException
 
 from serving.api import strict_json
 from serving.api.connection import ClientConnection, ClientDisconnected, cooperative
+from serving.api.realtime.event_request import current_event
 from serving.api.strict_json import JsonValue
 from serving.errors import (
     BodyTimeout,
@@ -64,6 +65,8 @@ class BodyReader:
 
         After an error raised before the body was read to its end the connection is closed with the answer.
         """
+        if (event := current_event()) is not None:
+            return event.body
         value = strict_json.parse(self._settle(environ, connection, _check_media_type))
         if not isinstance(value, dict):
             raise InvalidRequest(f"the body must be a JSON object, not {_kind(value)}", field="body")
@@ -85,6 +88,15 @@ class BodyReader:
         self,
         environ: dict[str, Any],
         connection: ClientConnection,
+    def hold(self, num_bytes: int) -> None:
+        """Count bytes of an unfinished body that is read elsewhere; a negative number gives them back.
+
+        Raises `Overloaded`.
+        """
+        self.buffered_bytes += num_bytes
+        if num_bytes > 0:
+            self._check_buffer()
+
         check: Callable[[dict[str, Any]], None],
     ) -> bytes:
         try:
@@ -135,6 +147,9 @@ class BodyReader:
             raise Overloaded("too many large request bodies are being received", retry_after_s=2.0)
 
     def _too_large(self, size: str) -> PayloadTooLarge:
+        self._check_buffer()
+
+    def _check_buffer(self) -> None:
         return PayloadTooLarge(f"the body has {size}, at most {self.limit_bytes} bytes are accepted")
 
 
