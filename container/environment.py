@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from container import variables
-from container.fields import parse_bool
+from container.fields import parse_bool, short
 from container.readings import Given, from_environment, read
 from container.secure_mode import SecureMode, read_secure_mode
 from container.variables import VARIABLES
@@ -23,6 +23,7 @@ from serving.errors import ConfigError
 DEFAULT_BASE_DIR = "/opt/ml"
 _AWS_SECRETS = frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"})
 DEFAULT_PROGRAM = "inference.py"
+_MAX_NAME_BYTES = 255
 _PORT_RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 
 
@@ -89,6 +90,7 @@ def read_environment(environ: Mapping[str, str], from_files: Sequence[Given] = (
     model_id_source = readings.sources.pop("model.model_id", variables.MODEL_ID)
     config = _build(readings.values)
     _check(config, readings.sources)
+    _check_file_names(present, {} if model_id is None else {model_id_source: str(model_id)})
     base_dir = present.get(variables.BASE_DIR, DEFAULT_BASE_DIR)
     token, token_warning = _token(present)
     return Environment(
@@ -142,9 +144,20 @@ def _refuse_multi_model(present: Mapping[str, str]) -> None:
     text = present.get(variables.MULTI_MODEL)
     if text is not None and parse_bool(text) is not False:
         raise ConfigError(
-            f"{variables.MULTI_MODEL}={text}: multi-model endpoints are not served; "
+            f"{variables.MULTI_MODEL}={short(text)}: multi-model endpoints are not served; "
             "create one inference component per model instead, they share an endpoint's instances"
         )
+
+
+def _check_file_names(present: Mapping[str, str], model: Mapping[str, str]) -> None:
+    """No file system takes longer names; asking one fails in ways that name no variable."""
+    names = (variables.HF_MODEL_ID, variables.BASE_DIR, variables.PROGRAM, variables.SUBMIT_DIRECTORY)
+    for name, text in {**{name: present[name] for name in names if name in present}, **model}.items():
+        longest = max(len(os.fsencode(part)) for part in text.split("/"))
+        if longest > _MAX_NAME_BYTES and not text.startswith("s3://"):
+            raise ConfigError(
+                f"{name}={short(text)} holds a name of {longest} bytes; at most {_MAX_NAME_BYTES} can be"
+            )
 
 
 def _port_range(text: str | None) -> range | None:
@@ -154,7 +167,7 @@ def _port_range(text: str | None) -> range | None:
     lowest, highest = (int(found[1]), int(found[2])) if found else (0, 0)
     if not 1 <= lowest <= highest <= 65535:
         raise ConfigError(
-            f"{variables.SAFE_PORT_RANGE}={text} is not valid; allowed: two ports with a hyphen, such as 23000-23999"
+            f"{variables.SAFE_PORT_RANGE}={short(text)} is not valid; allowed: two ports with a hyphen, such as 23000-23999"
         )
     return range(lowest, highest + 1)
 
@@ -199,7 +212,13 @@ def _caches(present: Mapping[str, str]) -> tuple[str, ...]:
     )
     if home:
         chosen.append(os.path.join(home, "textgen-endpoint"))
-    return (*chosen, os.path.join(tempfile.gettempdir(), f"textgen-endpoint-{os.geteuid()}"))
+    try:
+        temporary = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "no folder for temporary files can be written to; set TMPDIR to one, or mount a tmpfs at /tmp"
+        ) from error
+    return (*chosen, os.path.join(temporary, f"textgen-endpoint-{os.geteuid()}"))
 
 
 def _token(present: Mapping[str, str]) -> tuple[Secret | None, str | None]:

@@ -17,6 +17,7 @@ Parser = Callable[[str], object]
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
 INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_MAX_SHOWN = 100  # characters of a value in a line that is to be read
 
 
 def field_info(path: str) -> inspect.Field:
@@ -109,6 +110,11 @@ def _in_bounds(kind: inspect.Type, value: object) -> bool:
         and (kind.le is None or value <= kind.le)
         and (kind.lt is None or value < kind.lt)
     )
+
+
+def short(text: str) -> str:
+    """`text` for an error message: variables hold up to 1,024 characters."""
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}… ({len(text)} characters)"
 
 
 def allowed_text(kind: inspect.Type) -> str:

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from container.environment import Environment
+from container.fields import short
 from container.variables import HF_MODEL_ID
 from serving.errors import ConfigError, ModelError
 
@@ -76,13 +77,13 @@ def classify(name: str, rung: str) -> ModelSource:
     if path.is_dir():
         found = _in_folder(path, name, rung)
         if found is None:
-            raise ModelError(f"{rung}={name}: the folder holds no config.json and no {ARCHIVE_NAME}")
+            raise ModelError(f"{rung}={short(name)}: the folder holds no config.json and no {ARCHIVE_NAME}")
         return found
     if path.is_file() and path.name.endswith((".tar.gz", ".tgz")):
         return ModelSource("archive", str(path.resolve()), name, rung)
     if name.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(name) or ".." in name:
         raise ConfigError(
-            f"{rung}={name} is neither a folder that exists nor a Hub id (owner/name); "
+            f"{rung}={short(name)} is neither a folder that exists nor a Hub id (owner/name); "
             "allowed: a Hub id, a folder, an s3:// prefix or demo"
         )
     return ModelSource("hub", name, name, rung)

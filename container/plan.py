@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from container.environment import Environment, read_environment
+from container.fields import short
 from container.model_layout import ModelLayout, find_layout, read_properties
 from container.model_source import ModelSource, find_source, model_folder
+from serving.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,15 @@ def make_plan(environ: Mapping[str, str], unpacked: Path | None = None) -> Plan:
     `unpacked` is the folder that the ladder's archive became, when it has. Raises `StartupError`.
     """
     environment = read_environment(environ)
+    try:
+        return _plan(environ, environment, unpacked)
+    except OSError as error:
+        raise ModelError(
+            f"{short(str(error.filename))}: {error.strerror}; the model's folder must be readable for uid {os.geteuid()}"
+        ) from error
+
+
+def _plan(environ: Mapping[str, str], environment: Environment, unpacked: Path | None) -> Plan:
     folder = unpacked or _folder(environment)
     layout = None if folder is None else _layout(folder, environment)
     if layout is not None and layout.properties is not None:

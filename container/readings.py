@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from container import variables
 from container.families import FAMILIES
 from container.families.hugging_face import LIBRARY_PREFIXES
+from container.fields import short
 from container.variables import ALIASES, VARIABLES, Variable
 from serving.errors import ConfigError
 
@@ -69,7 +70,7 @@ def read(givens: Sequence[Given]) -> Readings:
 def shown(given: Given, path: str) -> str:
     """`NAME=text`, or `key=text in file`, without the text of a secret."""
     name, _, file = given.source.partition(" in ")
-    return f"{name}={'***' if path in SECRET_FIELDS else given.text}" + (f" in {file}" if file else "")
+    return f"{name}={'***' if path in SECRET_FIELDS else short(given.text)}" + (f" in {file}" if file else "")
 
 
 def _judge(givens: Sequence[Given], found: Readings) -> None:
@@ -124,7 +125,7 @@ def _own_value(variable: Variable | None, given: Given, path: str) -> object:
 def _require_built(path: str, given: Given) -> None:
     if path == "model.quantize":
         raise ConfigError(
-            f"{given.source}={given.text}: quantization scheme {given.text!r} is not built yet; "
+            f"{shown(given, path)}: quantization scheme {short(given.text)!r} is not built yet; "
             f"unset {given.source} to serve in DTYPE"
         )
 

@@ -186,7 +186,7 @@ def _num_ranks(
     if asked is not None:
         if asked > limit:
             raise ConfigError(
-                f"num_ranks = {asked} exceeds the {limit} {'GPUs' if device == 'cuda' else 'cores'}"
+                f"num_ranks = {asked} exceeds the {limit} {'GPUs' if device == 'cuda' else 'cores'}; lower SM_NUM_GPUS"
             )
         if heads % asked:
             raise ConfigError(f"num_ranks = {asked} does not divide the model's {heads} query heads")
@@ -206,7 +206,9 @@ def _max_total_tokens(declared: ServerConfig, facts: ModelFacts, journal: _Journ
     capacity = declared.cache.max_batch_total_tokens
     if asked is not None:
         if asked > context:
-            raise ConfigError(f"max_total_tokens = {asked} exceeds the model's context of {context} tokens")
+            raise ConfigError(
+                f"max_total_tokens = {asked} exceeds the model's context of {context} tokens; lower MAX_TOTAL_TOKENS"
+            )
         if capacity is not None and asked > capacity:
             raise ConfigError(f"max_total_tokens = {asked} exceeds max_batch_total_tokens = {capacity}")
         return asked

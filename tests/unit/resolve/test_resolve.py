@@ -97,8 +97,8 @@ def test_device_cpu_is_honoured_beside_gpus() -> None:
     ("ranks", "devices", "message"),
     [
         (5, GPUS, "num_ranks = 5 does not divide the model's 12 query heads"),
-        (12, GPUS, "num_ranks = 12 exceeds the 8 GPUs"),
-        (6, CPU, "num_ranks = 6 exceeds the 4 cores"),
+        (12, GPUS, "num_ranks = 12 exceeds the 8 GPUs; lower SM_NUM_GPUS"),
+        (6, CPU, "num_ranks = 6 exceeds the 4 cores; lower SM_NUM_GPUS"),
     ],
 )
 def test_rank_counts_that_cannot_be_honoured(ranks: int, devices: DeviceFacts, message: str) -> None:
@@ -120,7 +120,7 @@ def test_threads_are_shared_by_the_ranks() -> None:
         (
             {"max_total_tokens": 5000},
             {},
-            "max_total_tokens = 5000 exceeds the model's context of 4096 tokens",
+            "max_total_tokens = 5000 exceeds the model's context of 4096 tokens; lower MAX_TOTAL_TOKENS",
         ),
         (
             {"max_total_tokens": 2000},
