@@ -108,7 +108,9 @@ class LimitsConfig(_Slice):
 class RuntimeConfig(_Slice):
     device: Annotated[Literal["auto", "cuda", "cpu"], _doc("where the model runs")] = "auto"
     deterministic: Annotated[bool, _doc("a row's bits depend on its own tokens only; slower")] = False
-    num_threads: Annotated[PositiveInt | None, _doc("CPU threads per rank; absent: cores / ranks")] = None
+    num_threads: Annotated[
+        Annotated[int, Meta(ge=1, le=1024)] | None, _doc("CPU threads per rank; absent: cores / ranks")
+    ] = None
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _doc("log level")] = "info"
     json_logs: Annotated[bool, _doc("one JSON object per log line")] = False
     log_prompts: Annotated[bool, _doc("also log the beginning of each prompt and answer")] = False
@@ -121,7 +123,9 @@ class RuntimeConfig(_Slice):
 class HttpConfig(_Slice):
     host: Annotated[str, _doc("address to listen on, an IP literal")] = "0.0.0.0"
     port: Annotated[int, Meta(ge=0, le=65535), _doc("port to listen on; 0 = any free one")] = 8080
-    api_workers: Annotated[PositiveInt | None, _doc("gunicorn workers; absent: one per 8 cores")] = None
+    api_workers: Annotated[
+        Annotated[int, Meta(ge=1, le=256)] | None, _doc("gunicorn workers; absent: one per 8 cores")
+    ] = None
     heartbeat_s: Annotated[float, Meta(gt=0.0), _doc("silence on a stream after which a comment is sent")] = (
         15.0
     )
