@@ -16,8 +16,8 @@ from serving.api.readiness import Readiness, TextProvider
 from serving.api.roles import EngineClient
 from serving.api.routes import (
     adapters,
-    chat,
     bidirectional,
+    chat,
     completions,
     docs,
     execution_parameters,
@@ -84,10 +84,10 @@ def create_app(
         health,
         generate,
         invocations,
+        bidirectional,
         execution_parameters,
         adapters,
         info,
-        bidirectional,
         metrics_page,
         tokenize,
         chat,

@@ -84,10 +84,6 @@ class BodyReader:
             raise PayloadTooLarge(f"the body has more than {MAX_LINES} lines")
         return lines
 
-    def _settle(
-        self,
-        environ: dict[str, Any],
-        connection: ClientConnection,
     def hold(self, num_bytes: int) -> None:
         """Count bytes of an unfinished body that is read elsewhere; a negative number gives them back.
 
@@ -97,6 +93,10 @@ class BodyReader:
         if num_bytes > 0:
             self._check_buffer()
 
+    def _settle(
+        self,
+        environ: dict[str, Any],
+        connection: ClientConnection,
         check: Callable[[dict[str, Any]], None],
     ) -> bytes:
         try:
@@ -143,13 +143,13 @@ class BodyReader:
     def _check_limits(self, size_bytes: int) -> None:
         if size_bytes > self.limit_bytes:
             raise self._too_large(f"more than {self.limit_bytes} bytes")
+        self._check_buffer()
+
+    def _check_buffer(self) -> None:
         if self.buffered_bytes > self.buffer_limit_bytes:
             raise Overloaded("too many large request bodies are being received", retry_after_s=2.0)
 
     def _too_large(self, size: str) -> PayloadTooLarge:
-        self._check_buffer()
-
-    def _check_buffer(self) -> None:
         return PayloadTooLarge(f"the body has {size}, at most {self.limit_bytes} bytes are accepted")
 
 
