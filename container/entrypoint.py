@@ -16,6 +16,7 @@ import msgspec
 
 from container.environment import process_environment
 from container.gpus import find_gpus, log_gpus, require_gpus
+from container.handler import HANDLER, CustomHandler
 from container.model_source import DEMO, MODEL_FILES_FILE, ModelFiles
 from container.plan import Plan, make_plan
 from container.processes import Programs, api_command, engine_command, fetch_command, serving_environment
@@ -49,6 +50,7 @@ class Server:
         self._stage_logged_s = 0.0
         self._api: Child | None = None
         self._engine: Child | None = None
+        self._handler: CustomHandler | None = None
 
     def run(self) -> int:
         """Serve until a stop signal (0) or a failure (1), whose last log line holds reason and fix."""
@@ -65,6 +67,8 @@ class Server:
         finally:
             for child in (self._api, self._engine):
                 self._supervisor.stop(child, grace_s=_CHILD_GRACE_S)
+            if self._handler is not None:
+                self._handler.stop()
             self._supervisor.close()
             self._run_dir.remove()
         if reason is None:
@@ -88,7 +92,7 @@ class Server:
                 self._supervisor.stop(self._api, grace_s=0.0)  # it has answered nothing but health checks
                 child_environ = serving_environment(self._config, self._environ, self._run_dir.path)
                 self._start_api(listener, child_environ)
-        if files is not None:
+        if files is not None and self._start_handler(files):
             command = engine_command(
                 self._config,
                 self._run_dir.path,
@@ -98,8 +102,38 @@ class Server:
             )
             self._run_dir.publish(Stage(stage="loading"))
             self._engine = self._supervisor.start("engine", command, environ=child_environ)
-            self._supervisor.wait_until(lambda: self._stopping or self._failure() is not None)
+            self._supervisor.wait_until(self._must_end)
         return None if self._stopping else self._failure()
+
+    def _start_handler(self, files: ModelFiles) -> bool:
+        """The custom handler, if there is one: its script is imported before a model is loaded for it. False when the server
+        has to end."""
+        layout = self._plan.layout
+        if layout is None or layout.handler_script is None:
+            return True
+        self._run_dir.publish(Stage(stage="starting", detail=f"importing {layout.handler_script}"))
+        self._handler = handler = CustomHandler(
+            self._supervisor,
+            self._run_dir,
+            self._config,
+            script=layout.handler_script.resolve(),
+            model_dir=Path(files.model_dir),
+            environ=self._environ,
+        )
+        handler.start()
+        self._supervisor.wait_until(lambda: self._must_end() or handler.ready)
+        return handler.ready
+
+    def _must_end(self) -> bool:
+        if self._handler is not None:
+            self._handler.tend()
+        return self._stopping or self._failure() is not None
+
+    def _ended(self, child: Child) -> bool:
+        """Whether `child` has; what it still answers may need the handler."""
+        if self._handler is not None:
+            self._handler.tend()
+        return not child.running
 
     @property
     def _stopping(self) -> bool:
@@ -118,7 +152,7 @@ class Server:
             return f"the engine ended ({engine.ending}){_hint(engine)}"
         if api is not None and not api.running:
             return f"the HTTP front ended ({api.ending}); its log lines above hold the reason"
-        return None
+        return None if self._handler is None else self._handler.failure
 
     def _log_plan(self) -> None:
         environment, source = self._plan.environment, self._plan.source
@@ -144,7 +178,8 @@ class Server:
         gpus = find_gpus(self._environ)
         require_gpus(self._config, environment.sources, gpus)
         if self._plan.layout is not None:
-            self._plan.layout.require_servable()
+            trusted = environment.config.model.trust_remote_code
+            self._plan.layout.require_servable(trusted=trusted)
         if (
             environment.safe_ports is not None
             and (self._config.parallel.num_ranks or (gpus.visible if gpus else 1)) > 1
@@ -208,6 +243,8 @@ class Server:
         return msgspec.json.decode((self._run_dir.path / MODEL_FILES_FILE).read_bytes(), type=ModelFiles)
 
     def _on_stage(self, child: Child, stage: Stage) -> None:
+        if child.name == HANDLER:
+            return  # its stages are not the server's
         now_s = time.monotonic()
         if stage.stage != self._run_dir.stage.stage or now_s - self._stage_logged_s >= _STAGE_LOG_INTERVAL_S:
             self._stage_logged_s = now_s
@@ -239,7 +276,8 @@ class Server:
             return None  # nothing runs
         self._supervisor.send(api, signal.SIGTERM)
         in_time = self._supervisor.wait_until(
-            lambda: not api.running, deadline_s=started_s + max(0.0, budget_s - _ENGINE_LAST_ANSWERS_S)
+            lambda: self._ended(api),
+            deadline_s=started_s + max(0.0, budget_s - _ENGINE_LAST_ANSWERS_S),
         )
         if engine is not None and not engine.running:
             return self._failure()

@@ -37,8 +37,11 @@ class ModelLayout:
     adapters: tuple[str, ...] = ()
     unsafe_files: tuple[str, ...] = ()
 
-    def require_servable(self) -> None:
-        """Raises `ModelError` for what would answer differently from what its owner wrote."""
+    def require_servable(self, *, trusted: bool) -> None:
+        """Raises `ModelError` for what would answer differently from what its owner wrote.
+
+        `trusted`: a handler may run.
+        """
         if self.kind == "fast_model_loader":
             raise ModelError(
                 f"{self.folder} holds the output of Fast Model Loader, whose format is not public; "
@@ -49,10 +52,10 @@ class ModelLayout:
             raise ModelError(
                 f"{self.model_code}: custom model code of {whose} is not run; remove it to serve the weights alone"
             )
-
-        if self.handler_script is not None:
+        if self.handler_script is not None and not trusted:
             raise ModelError(
-                f"{self.handler_script}: custom handlers are not run yet; remove it to serve the model alone"
+                f"{self.handler_script}: a custom handler is run only with HF_MODEL_TRUST_REMOTE_CODE=true; set it if you "
+                "trust this code, or remove the script to serve the model alone"
             )
 
     def warnings(self) -> tuple[str, ...]:

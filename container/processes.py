@@ -68,6 +68,25 @@ def engine_command(
     return [*command, "--revision", revision] if revision else command
 
 
+def handler_command(
+    config: ServerConfig, *, script: Path, model_dir: Path, socket_fd: int, log_fd: int
+) -> list[str]:
+    command = [sys.executable, "-m", "serving.handler.process"]
+    command += ["--script", str(script), "--model-dir", str(model_dir)]
+    command += ["--socket-fd", str(socket_fd), "--stage-fd", "{stage_fd}", "--log-fd", str(log_fd)]
+    command += ["--timeout-s", str(config.http.handler_timeout_s)]
+    command += ["--max-bytes", str(config.limits.payload_limit_bytes)]
+    command += ["--log-level", config.runtime.log_level]
+    command += ["--json-logs"] if config.runtime.json_logs else []
+    return [*command, "--exception-text"] if config.runtime.log_prompts else command
+
+
+def handler_environment(environ: Mapping[str, str], *, home: str) -> dict[str, str]:
+    """For the custom handler: what the deployer set, no secrets, a home of its own, and nothing written beside its code."""
+    own = {"HOME": home, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {"OMP_NUM_THREADS": "1", **without_secrets(environ), **own}
+
+
 def fetch_command(run_dir: Path) -> list[str]:
     return [
         sys.executable,

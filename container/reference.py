@@ -43,6 +43,11 @@ settings follow below.
 | --- | --- | --- | --- | --- |
 """
 
+_HANDLER_RULE = (
+    "with `HF_MODEL_TRUST_REMOTE_CODE=true` its `input_fn` and `output_fn` are run "
+    "([custom-handlers.md](custom-handlers.md)), else refused"
+)
+
 _ENDING = f"""
 `SAGEMAKER_MAX_PAYLOAD_IN_MB` counts MiB, and 0 stands for 1 GiB. A `HOSTNAME` that is no IP literal is
 ignored, because Docker sets it to the container's name.
@@ -62,7 +67,7 @@ Nothing is written to the model folder. What else may lie in it:
 | a plain snapshot | served |
 | `serving.properties` (LMI) | `option.x` counts as `OPTION_X` and any other key as `SERVING_X`, with the file as source |
 | `model.py` (LMI, model hosting container standards) | refused: custom model code is not run |
-| `code/inference.py`, or what `SAGEMAKER_PROGRAM` names | with `HF_MODEL_TRUST_REMOTE_CODE=true` its `input_fn` and `output_fn` are run ([custom-handlers.md](custom-handlers.md)), else refused |
+| `code/inference.py`, or what `SAGEMAKER_PROGRAM` names | {_HANDLER_RULE} |
 | `requirements.txt`, `code/requirements.txt` | a warning: nothing is installed at start (no network, same result) |
 | `adapters/<name>/` | a warning: adapters are not loaded yet, and requests that name one are refused |
 | `sagemaker-fast-model-loader-*` | refused: the format is not public |

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from serving.config import ENGINE_SOCKET, RUN_CONFIG_FILE, STAGE_FILE, ServerConfig, Stage
+from serving.config import (
+    ENGINE_SOCKET,
+    HANDLER_FILE,
+    RUN_CONFIG_FILE,
+    STAGE_FILE,
+    HandlerHooks,
+    ServerConfig,
+    Stage,
+)
 from serving.errors import StartupError
 
 METRICS_DIR = "metrics"
@@ -36,6 +44,9 @@ class RunDirectory:
         """Readers see the old stage or the new one, never a part of either."""
         self.stage = stage
         self._replace(STAGE_FILE, msgspec.json.encode(stage))
+
+    def write_handler(self, hooks: HandlerHooks) -> None:
+        self._replace(HANDLER_FILE, msgspec.json.encode(hooks))
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

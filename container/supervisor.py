@@ -18,6 +18,7 @@ from types import FrameType
 
 import msgspec
 
+from container.line_pipe import LinePipe
 from serving.config import Stage
 from serving.errors import StartupError
 from serving.logs import event
@@ -25,7 +26,6 @@ from serving.logs import event
 _log = logging.getLogger(__name__)
 _PR_SET_CHILD_SUBREAPER = 36
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_MAX_LINE_BYTES = 64 * 1024
 _STAGE_FD_MARK = "{stage_fd}"
 
 
@@ -35,9 +35,8 @@ class Child:
 
     name: str
     process: subprocess.Popen[bytes]
-    stage_fd: int | None = None
-    buffer: bytes = b""
     stages: list[Stage] = field(default_factory=list)
+    pipes: list[LinePipe] = field(default_factory=list)
 
     @property
     def running(self) -> bool:
@@ -72,16 +71,26 @@ class Supervisor:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
     def start(
-        self, name: str, command: Sequence[str], *, environ: Mapping[str, str], pass_fds: tuple[int, ...] = ()
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        environ: Mapping[str, str],
+        pass_fds: tuple[int, ...] = (),
+        on_output: Callable[[bytes], None] | None = None,
     ) -> Child:
         """Start `command`, in a session of its own (Ctrl-C is for PID 1 only); it dies with PID 1.
 
-        An argument `{stage_fd}` becomes a descriptor on which the child writes one JSON `Stage` per line.
+        An argument `{stage_fd}` becomes a descriptor on which the child writes one JSON `Stage` per line. With `on_output`
+        it gets every line that the child prints, on either stream; otherwise they go where ours go.
         """
-        reader, writer = os.pipe() if _STAGE_FD_MARK in command else (None, None)
-        if writer is not None:
-            pass_fds = (*pass_fds, writer)
-            command = [str(writer) if word == _STAGE_FD_MARK else word for word in command]
+        stages = LinePipe(lambda line: self._take_stage(child, line)) if _STAGE_FD_MARK in command else None
+        output = LinePipe(on_output) if on_output is not None else None
+        if stages is not None:
+            pass_fds = (*pass_fds, stages.writer)
+            command = [str(stages.writer) if word == _STAGE_FD_MARK else word for word in command]
+        printed = None if output is None else output.writer
+        pipes = [pipe for pipe in (stages, output) if pipe is not None]
         shim = [sys.executable, "-I", "-S", str(Path(__file__).with_name("exec_child.py")), str(os.getpid())]
         try:
             process = subprocess.Popen(
@@ -89,18 +98,19 @@ class Supervisor:
                 env=dict(environ),
                 pass_fds=pass_fds,
                 stdin=subprocess.DEVNULL,
+                stdout=printed,
+                stderr=printed,
                 start_new_session=True,
             )
         except OSError as error:
             raise StartupError(f"cannot start the {name} process ({command[0]}): {error}") from error
         finally:
-            if writer is not None:
-                os.close(writer)
-        child = Child(name, process, stage_fd=reader)
+            for pipe in pipes:
+                pipe.close_writer()
+        child = Child(name, process, pipes=pipes)
         self._children[process.pid] = child
-        if reader is not None:
-            os.set_blocking(reader, False)
-            self._selector.register(reader, selectors.EVENT_READ, child)
+        for pipe in pipes:
+            self._selector.register(pipe.reader, selectors.EVENT_READ, (child, pipe))
         event(_log, logging.DEBUG, "started", child=name, pid=process.pid)
         return child
 
@@ -151,7 +161,9 @@ class Supervisor:
             if key.fileobj is self._wake_receiver:
                 self._wake_receiver.recv(4096)
             else:
-                self._read_stages(key.data)
+                child, pipe = key.data
+                if not pipe.read():
+                    self._close(child, pipe)
         self._reap()
 
     def _reap(self) -> None:
@@ -168,22 +180,8 @@ class Supervisor:
                 event(_log, logging.DEBUG, "reaped a foreign process", pid=pid)
                 continue
             child.process.returncode = os.waitstatus_to_exitcode(status)
-            self._read_stages(child)  # its last words may still be in the pipe
-            self._close_stages(child)
-
-    def _read_stages(self, child: Child) -> None:
-        while child.stage_fd is not None:
-            try:
-                data = os.read(child.stage_fd, _MAX_LINE_BYTES)
-            except BlockingIOError:
-                return
-            if not data:
-                self._close_stages(child)
-                return
-            *lines, child.buffer = (child.buffer + data).split(b"\n")
-            child.buffer = child.buffer[-_MAX_LINE_BYTES:]
-            for line in lines:
-                self._take_stage(child, line)
+            for pipe in tuple(child.pipes):
+                self._close(child, pipe)  # its last words may still be in there
 
     def _take_stage(self, child: Child, line: bytes) -> None:
         try:
@@ -194,11 +192,10 @@ class Supervisor:
         child.stages.append(stage)
         self._on_stage(child, stage)
 
-    def _close_stages(self, child: Child) -> None:
-        if child.stage_fd is not None:
-            self._selector.unregister(child.stage_fd)
-            os.close(child.stage_fd)
-            child.stage_fd = None
+    def _close(self, child: Child, pipe: LinePipe) -> None:
+        self._selector.unregister(pipe.reader)
+        child.pipes.remove(pipe)
+        pipe.close()
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:

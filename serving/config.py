@@ -244,6 +244,14 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     detail: str = ""
 
 
+class HandlerHooks(msgspec.Struct, frozen=True, kw_only=True):
+    """The hooks of the custom handler, published by PID 1 in `<run_dir>/handler.json` before the engine starts."""
+
+    names: tuple[str, ...]
+
+
 RUN_CONFIG_FILE = "server.json"
 STAGE_FILE = "stage.json"
 ENGINE_SOCKET = "engine.sock"
+HANDLER_SOCKET = "hooks.sock"
+HANDLER_FILE = "handler.json"

@@ -31,10 +31,12 @@ SIZE_EXCEPTIONS: dict[str, str] = {}
 # In serving/models, what is no architecture.
 MODEL_SKELETON = {"__init__.py", "decoder.py", "hf_config.py", "registry.py"}
 
-# The two outermost loops: what is caught here ends one request, or all of them, with a typed error.
+# The outermost loops, and where code of a deployer runs: what is caught here ends one request, or all, with a typed error.
 BROAD_EXCEPT = {
     "serving/engine/process.py": "the engine's main loop fails every open request before it dies",
     "serving/api/error_handlers.py": "the one place that turns an exception into a client-visible text",
+    "serving/handler/hooks.py": "a deployer's hook may raise anything; it ends that request, not the handler's process",
+    "serving/handler/script.py": "so may the import of its script, which ends the start with the reason",
 }
 
 ENVIRONMENT_READERS = {"container/environment.py", "serving/cli.py"}

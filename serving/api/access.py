@@ -27,7 +27,7 @@ CLIENT_CLOSED = "client_closed"
 
 FIELDS = (
     "method", "route", "status", "error_type", "field", "api", "model", "stream", "n",
-    "input_tokens", "cached_tokens", "generated_tokens", "validation_s", "queue_s", "ttft_s", "inference_s",
+    "input_tokens", "cached_tokens", "generated_tokens", "handler_s", "validation_s", "queue_s", "ttft_s", "inference_s",
     "total_s", "finish_reason", "deadline", "seed", "ignored_parameters",
     "request_id", "engine_request_id", "inference_id", "session", "trace_id",
 )  # fmt: skip

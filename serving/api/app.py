@@ -11,6 +11,7 @@ from flask import Flask
 from serving.api import access, auth, cors, error_handlers, json_lines, request_id
 from serving.api.connection import ConnectionMiddleware
 from serving.api.context import EXTENSION, ApiContext
+from serving.api.handler_client import HandlerClient
 from serving.api.json_body import BodyReader
 from serving.api.readiness import Readiness, TextProvider
 from serving.api.roles import EngineClient
@@ -47,6 +48,7 @@ def create_app(
     *,
     metrics: ServerMetrics | None = None,
     tracing: Tracing | None = None,
+    handler: Callable[[], HandlerClient | None] = lambda: None,
     connect_wait_s: float = 0.0,
 ) -> Flask:
     """`text` returns None until the engine's model folder is known and its tokenizer read; a request waits up to
@@ -73,6 +75,7 @@ def create_app(
         metrics=metrics,
         start_gate=StartGate(),
         spell_gate=StartGate(NUM_SPELLING),
+        handler=handler,
         line_places=json_lines.places(config),
     )
     access.register(app, metrics, tracing)

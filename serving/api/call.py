@@ -107,9 +107,14 @@ class Call:
         return response
 
 
+ReadBody = Callable[[ApiContext, RequestRecord, ClientConnection], dict[str, JsonValue]]
+
+
 @contextmanager
-def open_call() -> Iterator[Call]:
-    """Read the current request. Everything that goes wrong inside is counted and logged as this call's."""
+def open_call(read_body: ReadBody | None = None) -> Iterator[Call]:
+    """Read the current request, with `read_body` where its body need not be a JSON object. Everything that goes wrong
+    inside is counted and logged as this call's.
+    """
     shared = context()
     inference_id = request.headers.get("X-Amzn-SageMaker-Inference-Id")
     with RequestRecord(shared.metrics, request.path, inference_id) as record:
@@ -119,7 +124,7 @@ def open_call() -> Iterator[Call]:
             max_input_tokens=serving.limits.max_input_tokens,
             max_total_tokens=serving.limits.max_total_tokens,
         )
-        body = shared.bodies.read_object(request.environ, connection)
+        body = (read_body or _read_object)(shared, record, connection)
         record.body_read()
         start_pass = shared.start_gate.enter()
         try:
@@ -133,3 +138,7 @@ def open_call() -> Iterator[Call]:
             )
         finally:
             start_pass.give_back()
+
+
+def _read_object(shared: ApiContext, _: RequestRecord, connection: ClientConnection) -> dict[str, JsonValue]:
+    return shared.bodies.read_object(request.environ, connection)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flask import current_app
 from gevent.lock import BoundedSemaphore
 
+from serving.api.handler_client import HandlerClient
 from serving.api.json_body import BodyReader
 from serving.api.readiness import Readiness
 from serving.api.roles import EngineClient
@@ -26,6 +28,8 @@ class ApiContext:
     metrics: ServerMetrics
     start_gate: StartGate
     spell_gate: StartGate
+    handler: Callable[[], HandlerClient | None]
+    """Looks for the custom handler; only once the server is ready."""
     line_places: BoundedSemaphore
     """One per line of a JSON-lines body that is in hand."""
 

@@ -72,6 +72,10 @@ class BodyReader:
             raise InvalidRequest(f"the body must be a JSON object, not {_kind(value)}", field="body")
         return value
 
+    def read_raw(self, environ: dict[str, Any], connection: ClientConnection) -> bytes:
+        """The body as it came, whatever its media type. Errors as with `read_object`."""
+        return self._settle(environ, connection, _check_compression)
+
     def read_lines(self, environ: dict[str, Any], connection: ClientConnection) -> list[bytes]:
         """The lines of the body as they came, without their ends; what follows the last end is no line if it is empty.
         Errors as with `read_object`.
@@ -235,12 +239,16 @@ def _media_type(environ: dict[str, Any]) -> str:
     return str(environ.get("CONTENT_TYPE") or "").partition(";")[0].strip().lower()
 
 
-def _check_encoding(environ: dict[str, Any]) -> None:
+def _check_compression(environ: dict[str, Any]) -> None:
     encoding = str(environ.get("HTTP_CONTENT_ENCODING") or "identity").strip().lower()
     if encoding != "identity":
         raise UnsupportedMediaType(
             "compressed bodies are not supported, send the body without Content-Encoding"
         )
+
+
+def _check_encoding(environ: dict[str, Any]) -> None:
+    _check_compression(environ)
     options = str(environ.get("CONTENT_TYPE") or "").partition(";")[2]
     charset = re.search(r"charset\s*=\s*\"?([^\s\";]+)", options, re.IGNORECASE)
     if charset and charset[1].lower() not in ("utf-8", "utf8", "us-ascii", "ascii"):

@@ -68,6 +68,7 @@ class RequestRecord:
         self._detached = False
         self._done = False
         self._body_read_s = 0.0
+        self._hooks: list[tuple[str, float, float]] = []
         metrics.request_count.inc()
 
     def __enter__(self) -> RequestRecord:
@@ -87,6 +88,14 @@ class RequestRecord:
     def body_read(self) -> None:
         """The body has arrived; what follows until the engine is asked is its check and the tokenizer."""
         self._body_read_s = time.monotonic()
+
+    def hook_ended(self, hook: str, started_s: float, *, failed: bool) -> None:
+        """A hook of the custom handler was called at `started_s`, a reading of `time.monotonic`, and has ended now."""
+        ended_s = time.monotonic()
+        self._hooks.append((f"handler.{hook}", started_s, ended_s))
+        self._metrics.hook_duration.labels(hook=hook).observe(ended_s - started_s)
+        if failed:
+            self._metrics.hook_failures.labels(hook=hook).inc()
 
     def ignores(self, names: list[str]) -> None:
         """Note request fields that nobody reads."""
@@ -155,11 +164,15 @@ class RequestRecord:
             "model": self._model,
             "inference_id": self._inference_id,
             "session": self.session,
+            "handler_s": sum(ended_s - started_s for _, started_s, ended_s in self._hooks) or None,
         }
         attributes: dict[str, Attribute] = {}
         if self._ignored:
             names = [accesses.plain_name(name) for name in self._ignored[:_MAX_LOGGED_NAMES]]
             facts["ignored_parameters"] = ",".join(names)
+        if self._access.span is not None:
+            for part in self._hooks:
+                self._access.span.child(*part)
         generation = self._generation
         if generation is not None:
             if generation.deadline_reached:

@@ -16,6 +16,7 @@ from flask import Flask
 
 from serving import logs, metrics
 from serving.api.app import create_app
+from serving.api.handler_client import HandlerFile
 from serving.api.offload import run_aside
 from serving.api.readiness import StageFile
 from serving.config import ENGINE_SOCKET, RUN_CONFIG_FILE, STAGE_FILE, RuntimeConfig, ServerConfig
@@ -51,6 +52,7 @@ def build(run_dir: str) -> Flask:
         config,
         StageFile(directory / STAGE_FILE),
         tracing=tracing,
+        handler=HandlerFile(directory, config),
         connect_wait_s=_CONNECT_WAIT_S,
     )
 

@@ -57,6 +57,12 @@ class ServerMetrics:
         self.deadlines = self._counter(
             "textgen_deadline_reached", "Calls that were not complete at UNARY_DEADLINE_S", "answer"
         )
+        self.hook_duration = self._duration(
+            "textgen_handler_duration", "Call of a custom handler's hook with its wait, seconds", "hook"
+        )
+        self.hook_failures = self._counter(
+            "textgen_handler_failures", "Calls of a custom handler's hook that failed", "hook"
+        )
         self.http_requests = self._counter(
             "textgen_http_requests", "Answered requests, by the route's rule", "route", "method", "status"
         )

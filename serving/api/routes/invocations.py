@@ -11,14 +11,18 @@ from serving.api import json_lines, native
 from serving.api.access import current_access
 from serving.api.adapters import require_no_target_model
 from serving.api.body_line import current_line
-from serving.api.call import Call, open_call
-from serving.api.context import context
+from serving.api.call import Call, ReadBody, open_call
+from serving.api.connection import ClientConnection
+from serving.api.context import ApiContext, context
+from serving.api.custom_handler import read_body, write_answer
 from serving.api.error_handlers import use_style
 from serving.api.error_styles import OPENAI, printable
 from serving.api.json_body import has_json_lines
 from serving.api.openai import chat, completions
+from serving.api.request_record import RequestRecord
 from serving.api.sessions import REQUEST_TYPE, answer_in_session, manage
 from serving.api.streaming import framing_for
+from serving.api.strict_json import JsonValue
 from serving.errors import InvalidRequest
 
 blueprint = Blueprint("invocations", __name__)
@@ -72,7 +76,7 @@ def invocations() -> Response:
     deadline = _deadline()
     if has_json_lines(request.environ):
         return json_lines.answer(deadline)
-    with open_call() as call:
+    with open_call(_body_reader(deadline)) as call:
         default = call.shared.config.http.default_accept or ""
         call.framing = framing_for(request.headers.get("Accept", ""), default)
         call.deadline = deadline
@@ -81,7 +85,23 @@ def invocations() -> Response:
             _refuse_session(call)
         if REQUEST_TYPE in call.body:
             return manage(call)
-        return answer_in_session(call, _answer_of(call))
+        handler = call.shared.handler()
+        if handler is None or not handler.writes:
+            return answer_in_session(call, _answer_of(call))
+        return write_answer(handler, call, lambda: answer_in_session(call, _answer_of(call)))
+
+
+def _body_reader(deadline: float | None) -> ReadBody:
+    """Bodies are JSON, unless a custom handler makes them that."""
+
+    def read(shared: ApiContext, record: RequestRecord, connection: ClientConnection) -> dict[str, JsonValue]:
+        handler = shared.handler()
+        if handler is None or not handler.reads:
+            return shared.bodies.read_object(request.environ, connection)
+        raw = shared.bodies.read_raw(request.environ, connection)
+        return read_body(handler, raw, record, connection, deadline_s=deadline)
+
+    return read
 
 
 def _deadline() -> float | None:

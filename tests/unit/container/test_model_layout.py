@@ -30,7 +30,7 @@ def plan(base: Path, **environ: str) -> Plan:
 def test_a_plain_snapshot(tmp_path: Path) -> None:
     layout = find_layout(snapshot(tmp_path))
     assert layout.kind == "snapshot" and layout.warnings() == ()
-    layout.require_servable()
+    layout.require_servable(trusted=False)
 
 
 def test_a_handler_of_the_hugging_face_toolkit(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_model_code_of_lmi_is_refused_by_name(tmp_path: Path) -> None:
     layout = find_layout(snapshot(tmp_path, "model.py", "requirements.txt", "serving.properties"))
     assert (layout.kind, layout.requirements) == ("lmi", tmp_path / "requirements.txt")
     with pytest.raises(ModelError, match=r"model\.py: custom model code of LMI is not run"):
-        layout.require_servable()
+        layout.require_servable(trusted=False)
 
 
 def test_model_code_of_the_hosting_standards_is_refused_by_name(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_model_code_of_the_hosting_standards_is_refused_by_name(tmp_path: Path) 
     with pytest.raises(
         ModelError, match=r"model\.py: custom model code of the model hosting container standards"
     ):
-        layout.require_servable()
+        layout.require_servable(trusted=False)
 
 
 def test_adapters_are_told_and_not_pretended(tmp_path: Path) -> None:
@@ -73,13 +73,13 @@ def test_adapters_are_told_and_not_pretended(tmp_path: Path) -> None:
     assert layout.adapters == ("a", "b")
     (line,) = layout.warnings()
     assert "a, b in" in line and "refused" in line
-    layout.require_servable()
+    layout.require_servable(trusted=False)
 
 
 def test_fast_model_loader_output_is_refused_with_the_reason(tmp_path: Path) -> None:
     layout = find_layout(snapshot(tmp_path, "sagemaker-fast-model-loader-tp4/chunk.0"))
     with pytest.raises(ModelError, match="format is not public"):
-        layout.require_servable()
+        layout.require_servable(trusted=False)
 
 
 def test_unsafe_files_are_named(tmp_path: Path) -> None:
