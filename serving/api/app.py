@@ -36,6 +36,21 @@ from serving.config import ServerConfig, Stage
 from serving.metrics import ServerMetrics
 from serving.tracing import Tracing
 
+_ROUTES = (
+    health,
+    generate,
+    invocations,
+    bidirectional,
+    execution_parameters,
+    adapters,
+    info,
+    metrics_page,
+    tokenize,
+    chat,
+    completions,
+    models,
+    responses,
+)
 _BUFFERED_BODIES = 8
 """Unfinished bodies of one worker may together hold this many times the largest one."""
 
@@ -83,21 +98,7 @@ def create_app(
     request_id.register(app)
     cors.register(app, config.http)
     auth.register(app, config.http)
-    for routes in (
-        health,
-        generate,
-        invocations,
-        bidirectional,
-        execution_parameters,
-        adapters,
-        info,
-        metrics_page,
-        tokenize,
-        chat,
-        completions,
-        models,
-        responses,
-    ):
+    for routes in _ROUTES:
         app.register_blueprint(routes.blueprint)
     app.register_blueprint(docs.blueprint_for(config))
     # The way Flask documents for WSGI middleware; its attribute is declared as a method.
