@@ -21,7 +21,7 @@ from sagemaker_sdk_ext.deployment import (
     build_requests,
     container_definition,
 )
-from sagemaker_sdk_ext.errors import ConfigurationError, DeploymentFailed
+from sagemaker_sdk_ext.errors import ConfigurationError
 from sagemaker_sdk_ext.images import get_textgen_image_uri
 from sagemaker_sdk_ext.instances import gpu_family, is_local
 from sagemaker_sdk_ext.options import MODEL_NAMES, build_environment
@@ -92,7 +92,7 @@ class TextGenModel:
         self.endpoint_name: str | None = None
         self.component_name: str | None = None
         self.requests: DeploymentRequests | None = None
-        """What `deploy` sent, and `delete_endpoint` takes back."""
+        """What `deploy` created, and `delete_endpoint` takes back."""
         ignored = {"transformers_version": transformers_version, "pytorch_version": pytorch_version}
         for argument, value in {**ignored, "py_version": py_version}.items():
             if value is not None:
@@ -256,15 +256,15 @@ class TextGenModel:
             )
         backend = self._backend(settings["instance_type"])
         requests = build_requests(self._deployment(backend, settings))
-        try:
-            roll_out(backend, requests, wait=wait, poll_s=poll_s)
-        except DeploymentFailed:
-            self.requests = requests  # it stays for its logs, and can be deleted
-            raise
+        roll_out(backend, requests, wait=wait, poll_s=poll_s, made=self._made)
         self.requests = requests
         apply_scaling(backend, requests.scaling)
         self.endpoint_name, self.component_name = settings["endpoint_name"], settings["component_name"]
         return self._predictor(backend)
+
+    def _made(self, requests: DeploymentRequests) -> None:
+        """What a failed or interrupted deployment leaves can be deleted."""
+        self.requests = requests
 
     def _name(
         self, settings: dict[str, Any], endpoint_name: str | None, component_name: str | None, component: bool

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 from sagemaker_sdk_ext.autoscaling import POLICY_ARN, Call
 from sagemaker_sdk_ext.backends import Backend, Request
@@ -14,30 +16,41 @@ _IN_SERVICE = "InService"
 _UNDER_WAY = frozenset({"Creating", "Updating", "SystemUpdating"})
 
 
-def roll_out(backend: Backend, requests: DeploymentRequests, *, wait: bool, poll_s: float) -> None:
+def roll_out(
+    backend: Backend,
+    requests: DeploymentRequests,
+    *,
+    wait: bool,
+    poll_s: float,
+    made: Callable[[DeploymentRequests], None],
+) -> None:
     """Raises `DeploymentFailed` when the endpoint or component fails, and what the AWS client raises for a refused call;
     then what this call had created before is deleted, but a failed endpoint stays for its logs.
+
+    `made` is told, each time that there is more, what `take_down` would delete.
     """
-    endpoint_name = requests.endpoint["EndpointName"]
-    created: list[tuple[str, Request]] = []
-    complete = False
-    try:
+    created = _create(backend, requests)
+    component = requests.component
+    made(replace(requests, component=None, scaling=()))
+    if wait or component is not None:
+        _wait("endpoint", requests.endpoint["EndpointName"], backend.endpoint_status, poll_s)
+    if component is None:
+        return
+    with created:
+        backend.create("CreateInferenceComponent", component)
+        created.pop_all()
+    made(replace(requests, scaling=()))
+    if wait:
+        _wait("inference component", component["InferenceComponentName"], backend.component_status, poll_s)
+
+
+def _create(backend: Backend, requests: DeploymentRequests) -> ExitStack:
+    """What deletes all of it again, the last one first, if it is left before its callbacks are taken out."""
+    with ExitStack() as created:
         for operation, request, key in _resources(requests):
             backend.create(f"Create{operation}", request)
-            created.append((f"Delete{operation}", {key: request[key]}))
-        complete = True
-    finally:
-        if not complete:
-            for operation, names in reversed(created):
-                backend.delete(operation, names)
-    if wait or requests.component is not None:
-        _wait("endpoint", endpoint_name, backend.endpoint_status, poll_s)
-    if requests.component is None:
-        return
-    backend.create("CreateInferenceComponent", requests.component)
-    if wait:
-        name = requests.component["InferenceComponentName"]
-        _wait("inference component", name, backend.component_status, poll_s)
+            created.callback(backend.delete, f"Delete{operation}", {key: request[key]})
+        return created.pop_all()
 
 
 def apply_scaling(backend: Backend, calls: Iterable[Call]) -> None:
@@ -51,11 +64,12 @@ def apply_scaling(backend: Backend, calls: Iterable[Call]) -> None:
 
 
 def take_down(backend: Backend, requests: DeploymentRequests, *, poll_s: float) -> None:
-    """Delete what `roll_out` and `apply_scaling` made, the endpoint after its component is gone."""
+    """Delete what is left of what `roll_out` and `apply_scaling` made, the endpoint after its component is gone."""
     for service, operation, request in requests.scaling:
         if operation == "register_scalable_target":
             keys = ("ServiceNamespace", "ResourceId", "ScalableDimension")
-            backend.service(service).deregister_scalable_target(**{key: request[key] for key in keys})
+            with _may_be_gone():
+                backend.service(service).deregister_scalable_target(**{key: request[key] for key in keys})
         elif operation == "put_metric_alarm":
             backend.service(service).delete_alarms(AlarmNames=[request["AlarmName"]])
     if requests.component is not None:
@@ -64,7 +78,22 @@ def take_down(backend: Backend, requests: DeploymentRequests, *, poll_s: float) 
             backend.delete("DeleteInferenceComponent", {"InferenceComponentName": name})
             _wait_until_gone(name, backend.component_status, poll_s)
     for operation, request, key in reversed(_resources(requests)):
-        backend.delete(f"Delete{operation}", {key: request[key]})
+        with _may_be_gone():
+            backend.delete(f"Delete{operation}", {key: request[key]})
+
+
+@contextmanager
+def _may_be_gone() -> Iterator[None]:
+    """A second attempt finds some of it deleted. ValidationException alone does not say that: it also means *not now*."""
+    from botocore.exceptions import ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        details = error.response.get("Error", {})
+        missing = "could not find" in str(details.get("Message", "")).lower()
+        if not missing and details.get("Code") not in ("ResourceNotFound", "ObjectNotFoundException"):
+            raise
 
 
 def _resources(requests: DeploymentRequests) -> tuple[tuple[str, Request, str], ...]:

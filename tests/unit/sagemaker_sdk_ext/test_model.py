@@ -172,6 +172,43 @@ def test_what_was_deployed_is_deleted_in_the_reverse_order() -> None:
     assert len([name for name, _ in client.sent if name.startswith("delete_")]) == 4
 
 
+def test_a_refused_component_leaves_no_endpoint_that_costs_money() -> None:
+    client = FakeClient(failing="create_inference_component")
+    deployed = model(PlainSession(client), "boto3")
+    with pytest.raises(PermissionError):
+        deployed.deploy(1, "ml.g6.xlarge", endpoint_name="e", inference_component_name="c")
+    deleted = [name for name, _ in client.sent if name.startswith("delete_")]
+    assert deleted == ["delete_endpoint", "delete_endpoint_config", "delete_model"]
+
+
+def test_an_interrupted_deployment_can_be_deleted_and_touches_nothing_else() -> None:
+    client = FakeClient(failing="describe_endpoint")
+    deployed = model(PlainSession(client), "boto3")
+    with pytest.raises(PermissionError):
+        deployed.deploy(1, "ml.g6.xlarge", endpoint_name="e", inference_component_name="c")
+    deployed.delete_endpoint()
+    deleted = [name for name, _ in client.sent if name.startswith("delete_")]
+    assert deleted == ["delete_endpoint", "delete_endpoint_config", "delete_model"]  # no component was made
+
+
+def test_a_deletion_that_was_cut_short_can_be_finished() -> None:
+    class HalfGone(FakeClient):
+        def delete_endpoint(self, **request: Any) -> None:
+            raise ClientError(
+                {"Error": {"Code": "ValidationException", "Message": message}}, "DeleteEndpoint"
+            )
+
+    client = HalfGone()
+    deployed = model(PlainSession(client), "boto3")
+    deployed.deploy(1, "ml.g6.xlarge", endpoint_name="e")
+    message = "Cannot update in-progress endpoint"
+    with pytest.raises(ClientError, match="in-progress"):
+        deployed.delete_endpoint()
+    message = 'Could not find endpoint "e".'
+    deployed.delete_endpoint()
+    assert [name for name, _ in client.sent[-2:]] == ["delete_endpoint_config", "delete_model"]
+
+
 def test_scaling_is_taken_back_too() -> None:
     client = FakeClient()
     backend: Any = types.SimpleNamespace(service=lambda name: client, delete=lambda *_: None)
