@@ -85,7 +85,8 @@ def read_environment(environ: Mapping[str, str], from_files: Sequence[Given] = (
     """
     present = {name: text.strip() for name, text in environ.items() if text.strip()}
     _refuse_multi_model(present)
-    readings = read([*from_environment(environ), *from_files])
+    settings, unheard = _without_trust(from_files)
+    readings = read([*from_environment(environ), *settings])
     model_id = readings.values.pop("model.model_id", None)
     model_id_source = readings.sources.pop("model.model_id", variables.MODEL_ID)
     config = _build(readings.values)
@@ -96,7 +97,7 @@ def read_environment(environ: Mapping[str, str], from_files: Sequence[Given] = (
     return Environment(
         config=config,
         sources=readings.sources,
-        warnings=tuple(line for line in (token_warning, *readings.warnings) if line),
+        warnings=tuple(line for line in (token_warning, *unheard, *readings.warnings) if line),
         model_id=None if model_id is None else str(model_id),
         model_id_source=model_id_source,
         hf_model_id=present.get(variables.HF_MODEL_ID),
@@ -109,6 +110,18 @@ def read_environment(environ: Mapping[str, str], from_files: Sequence[Given] = (
         hf_home_chosen=any(name in present for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")),
         hf_token=token,
     )
+
+
+def _without_trust(from_files: Sequence[Given]) -> tuple[list[Given], list[str]]:
+    """A model's own files do not decide whether they are trusted: what they say of it is left out, with a warning each."""
+    names = variables.names_of("model.trust_remote_code")
+    lines = [
+        f"{given.source} has no effect because a model's own files cannot ask to be trusted; set "
+        f"{names[0]}={given.text} in the environment"
+        for given in from_files
+        if given.name in names
+    ]
+    return [given for given in from_files if given.name not in names], lines
 
 
 def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:

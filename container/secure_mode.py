@@ -6,6 +6,7 @@ The names are those of LMI's secure mode.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,7 +125,16 @@ def _lies_in(template: str, folder: Path) -> bool:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if not path.is_dir())
+    """Also below links to folders, each folder once: what a loader can open must have been looked at."""
+    seen: set[str] = set()
+    for path, names, files in os.walk(folder, followlinks=True):
+        real_path = os.path.realpath(path)
+        if real_path in seen:
+            names.clear()
+            continue
+        seen.add(real_path)
+        names.sort()
+        yield from (Path(path, name) for name in sorted(files))
 
 
 def _has_chat_template(path: Path) -> bool:

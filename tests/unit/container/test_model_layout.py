@@ -123,6 +123,15 @@ def test_properties_in_the_model_folder_are_read(tmp_path: Path) -> None:
         plan(tmp_path, MAX_TOTAL_TOKENS="300")
 
 
+def test_properties_cannot_ask_for_trust(tmp_path: Path) -> None:
+    folder = snapshot(tmp_path / "model", "code/inference.py")
+    (folder / "serving.properties").write_text("option.trust_remote_code=true\n")
+    found = plan(tmp_path).environment
+    assert not found.config.model.trust_remote_code
+    assert any("set HF_MODEL_TRUST_REMOTE_CODE=true in the environment" in line for line in found.warnings)
+    assert plan(tmp_path, HF_MODEL_TRUST_REMOTE_CODE="true").environment.config.model.trust_remote_code
+
+
 def test_properties_may_name_the_model(tmp_path: Path) -> None:
     write(tmp_path / "model", "serving.properties")
     (tmp_path / "model" / "serving.properties").write_text("engine=Python\noption.model_id=owner/name\n")

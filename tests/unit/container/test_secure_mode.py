@@ -83,6 +83,18 @@ def test_remote_code_is_forbidden_whoever_asked_for_it(tmp_path: Path) -> None:
     check(tmp_path, tmp_path, "DISALLOW_TRUST_REMOTE_CODE")
 
 
+def test_links_to_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
+    folder_with(tmp_path / "elsewhere", "deep/weights.pkl")
+    (tmp_path / "elsewhere" / "deep" / "back").symlink_to(tmp_path / "elsewhere")
+    channels = tmp_path / "additional-model-data-sources"
+    channels.mkdir()
+    (channels / "draft").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    served = folder_with(tmp_path / "model", "config.json")
+    with pytest.raises(ModelError, match=r"DISALLOW_PICKLE_FILES .*draft/deep/weights\.pkl is there"):
+        check(tmp_path, served, "DISALLOW_PICKLE_FILES")
+    check(tmp_path, served, "DISALLOW_REQUIREMENTS_TXT")
+
+
 def test_a_template_may_come_from_the_environment_only(tmp_path: Path) -> None:
     control = "DISALLOW_CHAT_TEMPLATE"
     served = folder_with(tmp_path / "model", "my.txt", "{{ messages }}")
