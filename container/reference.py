@@ -65,7 +65,7 @@ Nothing is written to the model folder. What else may lie in it:
 | Layout | What happens |
 | --- | --- |
 | a plain snapshot | served |
-| `serving.properties` (LMI) | `option.x` counts as `OPTION_X` and any other key as `SERVING_X`, but for `option.trust_remote_code` |
+| `serving.properties` (LMI) | `option.x` counts as `OPTION_X`, other keys as `SERVING_X`; not `option.trust_remote_code` |
 | `model.py` (LMI, model hosting container standards) | refused: custom model code is not run |
 | `code/inference.py`, or what `SAGEMAKER_PROGRAM` names | {_HANDLER_RULE} |
 | `requirements.txt`, `code/requirements.txt` | a warning: nothing is installed at start (no network, same result) |
