@@ -5,10 +5,13 @@ platform (downloads, limits it cannot enforce) carry a time stamp and the word `
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+
+_log = logging.getLogger("local_mode.hosting")
 
 MAX_LOG_BYTES = 32 * 1024 * 1024
 _TAIL_BYTES = 64 * 1024
@@ -25,14 +28,25 @@ class LogFile:
         self._fd = self._open()
 
     def append(self, content: bytes) -> None:
-        os.write(self._fd, content)
-        if os.fstat(self._fd).st_size > self._max_bytes:
-            os.close(self._fd)
-            self._path.replace(self._path.with_name(self._path.name + ".1"))
-            self._fd = self._open()
+        """What a full disk does not take is lost: it must not cost the container that printed it."""
+        try:
+            os.write(self._fd, content)
+            written = os.fstat(self._fd)
+            if written.st_size > self._max_bytes:
+                self._rotate(written)
+        except OSError as error:
+            _log.warning("%s: %s", self._path, error.strerror or error)
 
     def close(self) -> None:
         os.close(self._fd)
+
+    def _rotate(self, written: os.stat_result) -> None:
+        """Only what still has the name: `note` may have rotated it already."""
+        if os.path.samestat(written, self._path.stat()):
+            self._path.replace(self._path.with_name(self._path.name + ".1"))
+        fresh = self._open()
+        os.close(self._fd)
+        self._fd = fresh
 
     def _open(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

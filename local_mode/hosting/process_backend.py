@@ -15,6 +15,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from local_mode.contracts import ContainerFailed, ContainerSpec
@@ -45,39 +46,44 @@ class ProcessBackend:
     async def start(
         self, spec: ContainerSpec, *, model_dir: Path, channels: Mapping[str, Path], log: Path
     ) -> ProcessContainer:
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix="c-", dir=self._folder))
-            _lay_out(folder, model_dir, channels)
-            reservation = _reserve_port()
-        except OSError as error:
-            raise ContainerFailed(f"no place for container {spec.name}: {error}") from error
-        port = int(reservation.getsockname()[1])
+        with ExitStack() as undo:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                folder = Path(tempfile.mkdtemp(prefix="c-", dir=self._folder))
+                undo.callback(remove_tree, folder)
+                _lay_out(folder, model_dir, channels)
+                output = LogFile(log)
+                undo.callback(output.close)
+                reservation = undo.enter_context(_reserve_port())
+                self._say_what_differs(spec, log, port=int(reservation.getsockname()[1]))
+                process = await self._run(spec, folder, port=int(reservation.getsockname()[1]))
+            except OSError as error:
+                raise ContainerFailed(f"no place for container {spec.name}: {error}") from error
+            undo.pop_all()
+        return ProcessContainer(process, folder, reservation, output)
+
+    def _say_what_differs(self, spec: ContainerSpec, log: Path, *, port: int) -> None:
         note(log, f"process for image={spec.image} port={port} container={spec.hostname}")
         if spec.network_isolation:
             note(
                 log, "EnableNetworkIsolation cannot be enforced on a process; HF_HUB_OFFLINE=1 is set instead"
             )
-        try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-I",
-                "-S",
-                str(_KEEPER),
-                str(os.getpid()),
-                *self._command,
-                env=self._container_environment(spec, folder, port),
-                cwd=folder,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except BaseException:
-            reservation.close()
-            remove_tree(folder)
-            raise
-        return ProcessContainer(process, folder, reservation, LogFile(log))
+
+    async def _run(self, spec: ContainerSpec, folder: Path, *, port: int) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-I",
+            "-S",
+            str(_KEEPER),
+            str(os.getpid()),
+            *self._command,
+            env=self._container_environment(spec, folder, port),
+            cwd=folder,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     def _container_environment(self, spec: ContainerSpec, folder: Path, port: int) -> dict[str, str]:
         """Weakest first: the host's, the platform's defaults, the user's, the platform's orders."""

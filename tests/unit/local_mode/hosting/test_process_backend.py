@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from local_mode.contracts import ContainerSpec
+from local_mode.contracts import ContainerFailed, ContainerSpec
 from local_mode.hosting.logs import LogFile, last_words, note, tail
 from local_mode.hosting.process_backend import ProcessBackend, ProcessContainer
 from tests.unit.local_mode.hosting.world import until
@@ -99,7 +99,7 @@ def test_containers_die_with_an_emulator_that_is_killed(tmp_path: Path) -> None:
     sleeper = python(f"open({str(ready)!r}, 'w').write(str(__import__('os').getpid())); {SLEEP}")
     emulator = f"""
 import asyncio, pathlib
-from local_mode.contracts import ContainerSpec
+from local_mode.contracts import ContainerFailed, ContainerSpec
 from local_mode.hosting.process_backend import ProcessBackend
 async def play():
     here = pathlib.Path({str(tmp_path)!r})
@@ -145,6 +145,45 @@ def test_logs_rotate_and_keep_the_last_words(tmp_path: Path) -> None:
     note(path, "platform\nline")
     assert tail(path)[-1].endswith("INFO platform platform line")
     assert last_words(path) == "line 29"
+
+
+def test_a_log_that_was_rotated_by_another_writer_is_not_rotated_again(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    first, second = LogFile(path, max_bytes=100), LogFile(path, max_bytes=100)
+    first.append(b"a" * 99 + b"\n")
+    second.append(b"b\n")  # this rotates, and `first` still writes to the rotated file
+    second.append(b"c\n")
+    first.append(b"d\n")
+    first.append(b"e\n")
+    assert path.with_name("x.log.1").read_bytes() == b"a" * 99 + b"\nb\nd\n"
+    assert path.read_bytes() == b"c\ne\n"
+    first.close()
+    second.close()
+
+
+def test_a_full_disk_costs_lines_and_not_the_container(tmp_path: Path) -> None:
+    async def play() -> None:
+        backend = ProcessBackend(
+            folder=tmp_path / "c", environment={}, command=python(f"print('x', flush=True); {SLEEP}")
+        )
+        spec = ContainerSpec(name="x", image="any", environment={})
+        container = await backend.start(spec, model_dir=tmp_path, channels={}, log=Path("/dev/full"))
+        await until(lambda: bool(psutil.Process(container.pid).children()))
+        tree = psutil.Process(container.pid).children()
+        await container.stop(grace_s=0.1)
+        assert container.ending is not None and not any(process.is_running() for process in tree)
+
+    asyncio.run(play())
+
+
+def test_without_a_log_nothing_is_started_and_nothing_left(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    backend = ProcessBackend(folder=tmp_path / "c", environment={}, command=python(SLEEP))
+    spec = ContainerSpec(name="x", image="any", environment={})
+    before = psutil.Process().children()
+    with pytest.raises(ContainerFailed, match="no place for container x"):
+        asyncio.run(backend.start(spec, model_dir=tmp_path, channels={}, log=tmp_path / "log"))
+    assert list((tmp_path / "c").iterdir()) == [] and psutil.Process().children() == before
 
 
 @pytest.mark.parametrize(
