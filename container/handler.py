@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -32,6 +31,7 @@ MOST_RESTARTS = 10
 WINDOW_S = 300.0
 """A handler that ends more often than that within that time takes the server down with it."""
 
+_STDOUT_FD = 1  # the log
 _BACKLOG = 4096
 _FIRST_DELAY_S = 0.25
 _LONGEST_DELAY_S = 5.0
@@ -65,7 +65,7 @@ class CustomHandler:
         self._home = tempfile.mkdtemp(prefix="textgen-handler-")
         self._environ = handler_environment(environ, home=self._home)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._log_fd = os.dup(sys.stdout.fileno())
+        self._log_fd = os.dup(_STDOUT_FD)
         self._command = handler_command(
             config, script=script, model_dir=model_dir, socket_fd=self._listener.fileno(), log_fd=self._log_fd
         )

@@ -80,7 +80,10 @@ def call_hook(hook: Hook, call: HookCall, *, model_dir: Path, max_bytes: int) ->
         return _failure(f"{hook.name} {error}", refused=error.refused)
     except (Exception, SystemExit) as error:
         if _refuses(error):
-            return _failure(_short(str(error)) or f"{hook.name} refuses this request", refused=True)
+            return _failure(
+                _short(describe(error).partition(": ")[2]) or f"{hook.name} refuses this request",
+                refused=True,
+            )
         logger.error("hook failed", exc_info=error, extra={"hook": hook.name, "request_id": call.request_id})
         return _failure(f"{hook.name} of the custom handler failed: {_short(describe(error))}")
     if len(reply.body) > max_bytes:
