@@ -100,7 +100,7 @@ class Document:
             "operationId": operation.name,
             "tags": [operation.tag],
             "summary": operation.summary,
-            "responses": {"200": self._answer(operation)},
+            "responses": {str(operation.answer.status): self._answer(operation)},
         }
         if operation.description:
             described["description"] = operation.description

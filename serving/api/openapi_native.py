@@ -11,6 +11,7 @@ from serving.api.openapi_operation import (
     HTML,
     JSON,
     LINES,
+    OPENAI_ERRORS,
     TEXT,
     TIMING_HEADERS,
     Answer,
@@ -107,6 +108,23 @@ def _sagemaker_operations() -> tuple[Operation, ...]:
                 {**_HEADERS, "x-amzn-sagemaker-custom-attributes": "`deadline=reached` when time was up"},
             ),
             errors=GENERATION_ERRORS,
+        ),
+        Operation(
+            method="get",
+            path="/invocations-bidirectional-stream",
+            name="invocations_bidirectional_stream",
+            tag="SageMaker",
+            summary="SageMaker's WebSocket: responses, several at once, on one connection",
+            description=(
+                "Upgrade to a WebSocket. Each text frame is one JSON event. `response.create` has the body of "
+                "`/v1/responses` (`input`), `/v1/chat/completions` (`messages`) or `/v1/completions` (`prompt`) next to its "
+                "`type`, and may name itself by `event_id`; `response.cancel` ends one by that id, or all. The server sends "
+                "the events that the route streams, each with the `event_id`, and `response.done` after the last one. What "
+                "is wrong with an event is an event `error`."
+            ),
+            answer=Answer("The connection is a WebSocket", {}, {"upgrade": "`websocket`"}, status=101),
+            errors=(404, 426, 429, 503),
+            error_types=OPENAI_ERRORS,
         ),
         Operation(
             method="get",

@@ -40,12 +40,13 @@ CHAT_EXAMPLE = {"messages": [{"role": "user", "content": "Tell me a story."}], "
 
 @dataclass(slots=True, frozen=True)
 class Answer:
-    """A 200. `schemas` maps a content type to the types its body may have: those of the events where it is a stream of
-    server-sent events, none where it is text or nothing at all."""
+    """What a good request gets. `schemas` maps a content type to the types its body may have: those of the events where it
+    is a stream of server-sent events, none where it is text or nothing at all."""
 
     description: str
     schemas: Mapping[str, tuple[Any, ...]]
     headers: Mapping[str, str] = field(default_factory=dict)
+    status: int = 200
 
 
 @dataclass(slots=True, frozen=True)

@@ -68,7 +68,8 @@ def curl(document: Json, method: str, path: str, operation: Json) -> str:
     """A command that calls the operation as it stands, against a server on this machine. Parts of the path are left to
     the shell's variables."""
     content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
-    streams = list(operation["responses"]["200"]["content"]) == ["text/event-stream"]
+    [answer] = [each for code, each in operation["responses"].items() if int(code) < 300]
+    streams = list(answer["content"]) == ["text/event-stream"]
     place = re.sub(r"\{(\w+)\}", lambda part: f"${part[1].upper()}", path)
     parts = [f"curl {'-N ' if streams else ''}http://localhost:8080{place}"]
     if operation.get("security", document.get("security")):

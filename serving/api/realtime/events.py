@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from serving.api import strict_json
 from serving.api.error_styles import OPENAI, Problem, printable
-from serving.api.json_body import convert
+from serving.api.json_body import convert, unknown_fields
 from serving.api.strict_json import JsonValue
 from serving.errors import InvalidRequest, Overloaded, RequestError
 
@@ -55,7 +55,7 @@ class CreateResponse:
     body: dict[str, JsonValue]
 
 
-class CancelResponse(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CancelResponse(msgspec.Struct, frozen=True, kw_only=True):
     type: Literal["response.cancel"]
     event_id: EventId | None = None
     """The request to cancel; absent: all of them."""
@@ -104,7 +104,7 @@ def read_event(text: bytes) -> CreateResponse | CancelResponse:
         if kind == "response.create":
             return _create(event, event_id)
         if kind == "response.cancel":
-            return convert(event, CancelResponse)
+            return _cancel(event)
         shown = printable(kind) if isinstance(kind, str) else "missing"
         raise InvalidRequest(f"`type` must be response.create or response.cancel, is {shown}", field="type")
     except RequestError as error:
@@ -160,6 +160,12 @@ def _event_id(event: dict[str, JsonValue]) -> str | None:
             f"`event_id` must be a string of 1 to {MAX_EVENT_ID_CHARS} characters", field="event_id"
         )
     return given
+
+
+def _cancel(event: dict[str, JsonValue]) -> CancelResponse:
+    if unknown := unknown_fields(event, CancelResponse):
+        raise InvalidRequest(f"`{printable(unknown[0])}` is not part of a response.cancel", field=unknown[0])
+    return convert(event, CancelResponse)
 
 
 def _create(event: dict[str, JsonValue], event_id: str | None) -> CreateResponse:

@@ -49,6 +49,8 @@ class Responses:
         self._request_id = request_id[:_MAX_ID_CHARS]
         self._send = send
         self._open: dict[str, Greenlet] = {}
+        self._begun: set[str] = set()
+        self._cancelled: set[str] = set()
         self._group = Group()
         self._num_made = 0
 
@@ -72,8 +74,10 @@ class Responses:
         if event_id is not None and event_id not in self._open:
             raise NotFound("no response with this `event_id` runs", field="event_id")
         chosen = list(self._open) if event_id is None else [event_id]
+        self._cancelled.update(chosen)
         for each in chosen:
-            self._open[each].kill(ClientDisconnected, block=False)
+            if each in self._begun:  # what is killed before it began would never say that it ended
+                self._open[each].kill(ClientDisconnected, block=False)
 
     def abandon(self) -> None:
         """Nobody listens any more: free at once what the engine still holds."""
@@ -85,12 +89,18 @@ class Responses:
 
     def _run(self, request: CreateResponse, request_id: str) -> None:
         status: Literal["completed", "failed", "cancelled"] = "cancelled"
+        self._begun.add(request.event_id)
         try:
-            status = "completed" if self._answer(request, request_id) else "failed"
+            if request.event_id not in self._cancelled:
+                status = "completed" if self._answer(request, request_id) else "failed"
         except ClientDisconnected:
-            status = "cancelled"
+            self._cancelled.add(request.event_id)
         finally:
+            self._begun.discard(request.event_id)
             del self._open[request.event_id]
+        if request.event_id in self._cancelled:  # a stream whose reader leaves ends like any other
+            self._cancelled.discard(request.event_id)
+            status = "cancelled"
         done = ResponseDone(type="response.done", event_id=request.event_id, status=status)
         try:
             self._send(msgspec.json.encode(done))

@@ -239,8 +239,9 @@ class WebSocket:
         """Read what the client still sends, so that the reset for unread input does not destroy our close frame."""
         until_s, left = time.monotonic() + _LINGER_S, _LINGER_BYTES
         with gevent.Timeout(_LINGER_S, False), suppress(OSError):
-            if self._protocol.state is ConnectionState.CLOSED:
-                self._sock.shutdown(socket.SHUT_WR)
+            self._sock.shutdown(
+                socket.SHUT_WR
+            )  # a client that has read the close frame ends the connection now
             while left > 0 and time.monotonic() < until_s and (data := self._sock.recv(_READ_BYTES)):
                 left -= len(data)
                 gevent.sleep(0)
