@@ -30,7 +30,7 @@ COMMA := ,
 IMAGE ?= textgen-endpoint
 VERSION = $(shell sed -n 's/^VERSION = "\(.*\)"$$/\1/p' serving/version.py)
 
-.PHONY: help serve test test-full test-gpu test-sagemaker sdk-environments lint format bench image clean
+.PHONY: help serve test test-full test-gpu test-sagemaker sdk-environments lint format bench lock image image-check image-size clean
 
 help:  ## this list
 	@echo "textgen-endpoint: make TARGET [SETTING=VALUE ...]"
@@ -73,10 +73,11 @@ test-sagemaker: sdk-environments  ## run both lines of the SageMaker SDK, boto3 
 sdk-environments: $(DEV)  ## make .venv-sagemaker2 and .venv-sagemaker3, or leave them when they are right
 	@$(ENV_PYTHON) scripts/sdk_environments.py
 
-lint: $(DEV)  ## ruff, mypy --strict, the import rules
+lint: $(DEV)  ## ruff, mypy --strict, the import rules, hadolint
 	$(ENV_PYTHON) -m ruff check .
 	$(ENV_PYTHON) -m mypy
 	$(ENV_PYTHON) -c 'import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())'
+	PATH=$(VENV)/bin:$$PATH hadolint container/Dockerfile container/Dockerfile.cpu
 
 format: $(DEV)  ## sort imports, apply the safe fixes, format
 	$(ENV_PYTHON) -m ruff check --fix --quiet . || true
@@ -85,9 +86,23 @@ format: $(DEV)  ## sort imports, apply the safe fixes, format
 bench: $(DEV)  ## output tokens per second, side by side with transformers (BENCH_ARGS=--help)
 	$(ENV_PYTHON) -m benchmarks $(BENCH_ARGS)
 
+DOCKERFILE := container/Dockerfile$(if $(CUDA),,.cpu)
+# `make image-check` builds without an engine: IMAGE_ARGS hands it what `docker build` would get besides.
+IMAGE_STEPS = $(ENV_PYTHON) -m scripts.image_steps $(DOCKERFILE) --build-arg VERSION=$(VERSION) $(IMAGE_ARGS)
+
+lock: $(DEV)  ## pin what the images install, with hashes (LOCK_ARGS=--upgrade for newer versions)
+	@$(PIP_INSTALL) uv
+	$(ENV_PYTHON) -m scripts.image_lock $(LOCK_ARGS)
+
 image:  ## build the CPU image, with CUDA=1 the CUDA image (needs docker)
-	docker build --file container/Dockerfile$(if $(CUDA),,.cpu) --build-arg VERSION=$(VERSION) \
+	docker build --file $(DOCKERFILE) --build-arg VERSION=$(VERSION) $(IMAGE_ARGS) \
 	  --tag $(IMAGE):$(VERSION)$(if $(CUDA),,-cpu) .
+
+image-check: $(DEV)  ## run the image's build steps in clean Debian roots and serve from the result (root, debootstrap)
+	@$(IMAGE_STEPS)
+
+image-size: $(DEV)  ## MiB of the image's root file system and run-time environment, by package
+	@$(IMAGE_STEPS) --size
 
 clean:  ## remove the environment and all caches
 	rm -rf $(VENV) .venv-sagemaker[23] build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
