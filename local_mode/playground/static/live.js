@@ -7,11 +7,11 @@ import { metrics } from "./emulator.js";
 const IDLE_MS = 1000;
 const BUSY_MS = 250;
 const whole = (value) => Math.round(value).toLocaleString("en");
-const share = (value) => `${(100 * value).toFixed(value < 0.1 ? 1 : 0)} %`;
+const share = (value) => `${value < 0.1 ? Number((100 * value).toPrecision(2)) : Math.round(100 * value)} %`;
 
 /** `target()` is whose numbers are shown, `busy()` whether to look more often. */
 export function live({ target, busy }) {
-  const kv = new Chart("KV cache", { shown: share, ceiling: 0.01 });
+  const kv = new Chart("KV cache", { shown: share, ceiling: 0.001 });
   const batch = new Chart("Running", { shown: whole, ceiling: 4 });
   const waiting = new Chart("Waiting", { shown: whole, ceiling: 4 });
   const speed = new Chart("Tokens/s", { shown: whole, ceiling: 10 });

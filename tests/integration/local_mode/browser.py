@@ -26,7 +26,7 @@ _OPTIONS = (
     "--disable-component-update",
     "--disable-breakpad",
     "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , MAP rebound.test 127.0.0.1",
+    "--host-resolver-rules=MAP rebound.test 127.0.0.1 , MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
     "--remote-debugging-pipe",
     "--window-size=1400,900",
 )
