@@ -75,11 +75,12 @@ def start_async(
     *,
     upload_to: str | None,
     s3_client: Any,
+    boto_session: Any,
     retry: RetryPolicy,
 ) -> AsyncGeneration:
-    """`request` has at least the endpoint's name."""
+    """`request` has at least the endpoint's name. Without `s3_client` one is made from `boto_session` (None: boto3's)."""
     if s3_client is None:
-        s3_client = _s3_client(client)
+        s3_client = _s3_client(client, boto_session)
     inference_id = str(uuid.uuid4())
     if upload_to is not None:
         bucket, prefix = split_s3_uri(upload_to)
@@ -117,8 +118,11 @@ def split_s3_uri(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _s3_client(runtime_client: Any) -> Any:
-    import boto3
+def _s3_client(runtime_client: Any, boto_session: Any) -> Any:
+    """With the credentials that the endpoint is called with, as far as they are known."""
+    if boto_session is None:
+        import boto3
 
+        boto_session = boto3.session.Session()
     meta = getattr(runtime_client, "meta", None)
-    return boto3.client("s3", region_name=getattr(meta, "region_name", None))
+    return boto_session.client("s3", region_name=getattr(meta, "region_name", None))

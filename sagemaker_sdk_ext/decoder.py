@@ -5,6 +5,7 @@ lines) and the shapes of events; knows no AWS SDK.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from sagemaker_sdk_ext.errors import GenerationError, TruncatedStream
 
 SSE = "text/event-stream"
 JSON_LINES = "application/jsonlines"
+_LINE_END = re.compile(rb"[\r\n]")
 _LINES = frozenset({JSON_LINES, "application/jsonl", "application/x-ndjson"})
 
 
@@ -61,7 +63,8 @@ class LineSplitter:
             self._skip_lf = False
             start = int(data.startswith(b"\n"))
         while start < len(data):
-            end = _line_end(data, start)
+            found = _LINE_END.search(data, start)
+            end = found.start() if found is not None else len(data)
             self._pending += data[start:end]
             if end == len(data):
                 return
@@ -79,11 +82,6 @@ class LineSplitter:
     def unfinished(self) -> bytes:
         """What came after the last line end."""
         return bytes(self._pending)
-
-
-def _line_end(data: bytes, start: int) -> int:
-    ends = [position for position in (data.find(b"\n", start), data.find(b"\r", start)) if position >= 0]
-    return min(ends, default=len(data))
 
 
 @dataclass(slots=True)

@@ -6,8 +6,8 @@ Knows a `sagemaker-runtime` client, not who made it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from sagemaker_sdk_ext import bodies, invocation
 from sagemaker_sdk_ext.async_generation import AsyncGeneration, start_async
@@ -17,13 +17,16 @@ from sagemaker_sdk_ext.errors import BrokenStream, ConfigurationError
 from sagemaker_sdk_ext.invocation import RetryPolicy
 from sagemaker_sdk_ext.session import Session, open_session
 
+_Item = TypeVar("_Item")
+
 
 class TextGenPredictor:
     """An endpoint of the textgen image, or one inference component of it.
 
-    `client` is a `sagemaker-runtime` client; without it one is made from `region`, `endpoint_url` and `boto_session`, with
-    timeouts and retries that suit generations. `adapter` names a LoRA adapter: its component (`component_name` is then the
-    adapter's component) or, with `component_name` for the base, the adapter's S3 URI.
+    `sagemaker_session` is an SDK's session or one of boto3. `client` is a `sagemaker-runtime` client; without it one is made
+    from the session, or from `region` and `endpoint_url`, with timeouts and retries that suit generations. `adapter` names a
+    LoRA adapter: its component (`component_name` is then the adapter's component) or, with `component_name` for the base,
+    the adapter's S3 URI.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class TextGenPredictor:
         *,
         inference_id: str | None = None,
         **parameters: Any,
-    ) -> Iterator[StreamEvent]:
+    ) -> Stream[StreamEvent]:
         """Events of a generation (a text) or a chat (messages) as they come.
 
         The call is sent before this returns. Iterating raises `GenerationError` for an error within the stream,
@@ -101,7 +104,8 @@ class TextGenPredictor:
         request = self._request(body, inference_id) | {"Accept": SSE}
         response = invocation.call(operation, request, retry=self.retry)
         decoder = StreamDecoder(response.get("ContentType") or SSE, num_choices=int(parameters.get("n") or 1))
-        return _events(response["Body"], decoder)
+        events = _events(response["Body"], decoder)
+        return Stream(events, getattr(response["Body"], "close", events.close))
 
     def stream_text(
         self,
@@ -109,10 +113,10 @@ class TextGenPredictor:
         *,
         inference_id: str | None = None,
         **parameters: Any,
-    ) -> Iterator[str]:
+    ) -> Stream[str]:
         """The texts of `stream`, without the empty ones. Raises as it does."""
         events = self.stream(prompt_or_messages, inference_id=inference_id, **parameters)
-        return (event.text for event in events if event.text and event.choice == 0)
+        return Stream((event.text for event in events if event.text and event.choice == 0), events.close)
 
     def session(self) -> Session:
         """A stateful session, for `with predictor.session() as chat:`; it has the methods of a predictor.
@@ -133,8 +137,13 @@ class TextGenPredictor:
         """Start an asynchronous generation on an endpoint that was deployed for them.
 
         The body goes inline when it is small and `upload_to` (an s3:// prefix) is not given. `timeout_s` is the longest time
-        the container may take, 1 to 3600. Raises `EndpointError`.
+        the container may take, 1 to 3600. Raises `EndpointError`, and `ConfigurationError` for a component or an adapter.
         """
+        for what, name in {"component_name": self.component_name, "adapter": self.adapter}.items():
+            if name is not None:
+                raise ConfigurationError(
+                    f"{what} = {name!r}: asynchronous calls reach an endpoint's own model only; use generate() or chat()"
+                )
         if isinstance(prompt_or_messages, str):
             body = bodies.native_body(prompt_or_messages, parameters, stream=False)
         else:
@@ -148,6 +157,7 @@ class TextGenPredictor:
             bodies.encode(body),
             upload_to=upload_to,
             s3_client=s3_client,
+            boto_session=_boto_session_of(self.sagemaker_session),
             retry=self.retry,
         )
 
@@ -203,13 +213,34 @@ def _client_of(sagemaker_session: Any, region: str | None, endpoint_url: str | N
         return own
     if meta is not None:
         region, endpoint_url = meta.region_name, meta.endpoint_url
-    boto_session = getattr(sagemaker_session, "boto_session", None)
-    if boto_session is None and hasattr(sagemaker_session, "client"):
-        boto_session = sagemaker_session  # a boto3 session itself
+    boto_session = _boto_session_of(sagemaker_session)
     return invocation.runtime_client(region=region, endpoint_url=endpoint_url, boto_session=boto_session)
 
 
-def _events(body: Any, decoder: StreamDecoder) -> Iterator[StreamEvent]:
+def _boto_session_of(sagemaker_session: Any) -> Any:
+    """The boto3 session of an SDK's session, or that session itself; None: there is none."""
+    found = getattr(sagemaker_session, "boto_session", None)
+    return sagemaker_session if found is None and hasattr(sagemaker_session, "client") else found
+
+
+class Stream(Iterator[_Item]):
+    """`items`, and `close`, which ends the connection even when nothing has been read: a generator that has not begun would
+    not do that."""
+
+    def __init__(self, items: Generator[_Item, None, None], end: Callable[[], None]) -> None:
+        self._items = items
+        self._end = end
+
+    def __next__(self) -> _Item:
+        return next(self._items)
+
+    def close(self) -> None:
+        """Again: nothing."""
+        self._items.close()
+        self._end()
+
+
+def _events(body: Any, decoder: StreamDecoder) -> Generator[StreamEvent, None, None]:
     from botocore.exceptions import BotoCoreError, EventStreamError
     from urllib3.exceptions import HTTPError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sagemaker_sdk_ext import invocation
 from sagemaker_sdk_ext.bodies import Generated, Message
 from sagemaker_sdk_ext.decoder import StreamEvent
-from sagemaker_sdk_ext.errors import GenerationError
+from sagemaker_sdk_ext.errors import EndpointError, GenerationError, RequestRefused
 
 if TYPE_CHECKING:
     from sagemaker_sdk_ext.predictor import TextGenPredictor
@@ -41,11 +42,17 @@ class Session:
         return self._predictor.stream_text(prompt_or_messages, **parameters)
 
     def close(self) -> None:
-        """End the session on the server; again: nothing. Raises `EndpointError`."""
+        """End the session on the server, where it may have ended by itself; again: nothing. Raises `EndpointError`."""
         if self.closed:
             return
+        try:
+            _call(self._predictor, "CLOSE")
+        except RequestRefused as error:
+            if (
+                error.status is None
+            ):  # the platform's refusal, not a container that does not know the session any more
+                raise
         self.closed = True
-        _call(self._predictor, "CLOSE")
 
     def __enter__(self) -> Session:
         return self
@@ -53,7 +60,9 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # What went wrong in the block is the news; the server ends a session that nobody closes.
+        with suppress(EndpointError) if error is not None else nullcontext():
+            self.close()
 
 
 def open_session(predictor: TextGenPredictor) -> Session:

@@ -81,3 +81,27 @@ def test_failures_and_time_limits(s3: FakeS3, runtime: FakeRuntime) -> None:
     with pytest.raises(AsyncGenerationFailed, match="too long") as caught:
         running.result()
     assert caught.value.location == "s3://failed/1-error.out"
+
+
+@pytest.mark.parametrize(
+    "wanted", [{"component_name": "c"}, {"adapter": "a"}, {"adapter": "s3://b/a.tar.gz"}]
+)
+def test_what_asynchronous_calls_cannot_reach_is_not_replaced_by_the_base_model(
+    s3: FakeS3, runtime: FakeRuntime, wanted: dict[str, str]
+) -> None:
+    predictor = TextGenPredictor("ep", client=runtime, **wanted)
+    (name,) = wanted
+    with pytest.raises(ConfigurationError, match=f"{name} = "):
+        predictor.generate_async("x", s3_client=s3)
+    assert runtime.asked == []
+
+
+def test_results_are_read_with_the_credentials_of_the_session(s3: FakeS3, runtime: FakeRuntime) -> None:
+    class Session:
+        def client(self, service: str, *, region_name: str | None) -> FakeS3:
+            assert service == "s3"
+            return s3
+
+    running = TextGenPredictor("ep", Session(), client=runtime).generate_async("x")
+    s3.objects["out", "1.out"] = b'[{"generated_text": "done"}]'
+    assert running.result(timeout_s=5).text == "done"

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -243,6 +244,50 @@ def test_sessions(runtime: Runtime, predictor: TextGenPredictor, header: str) ->
     runtime.answers = [ANSWER]
     predictor.generate("x")
     assert "x-amzn-sagemaker-session-id" not in runtime.asked[-1].headers
+
+
+def test_a_session_that_ended_by_itself_is_closed_without_an_error(
+    runtime: Runtime, predictor: TextGenPredictor
+) -> None:
+    opened = Answer(b"ok", headers={"X-Amzn-SageMaker-New-Session-Id": "abc-1"})
+    gone = {"error": "session not found", "error_type": "validation", "request_id": "r"}
+    runtime.answers = [opened, model_error(400, gone)]
+    with predictor.session() as session:
+        pass
+    assert session.closed
+
+
+def test_a_failed_close_neither_hides_what_happened_nor_counts(
+    runtime: Runtime, predictor: TextGenPredictor
+) -> None:
+    opened = Answer(b"ok", headers={"X-Amzn-SageMaker-New-Session-Id": "abc-1"})
+    broken = model_error(500, {"error": "the engine failed"})
+    runtime.answers = [opened, broken, broken, Answer(b"ok")]
+    with pytest.raises(KeyError, match="mine"), predictor.session() as session:
+        raise KeyError("mine")
+    with pytest.raises(ContainerFailed):
+        session.close()
+    session.close()
+    assert session.closed and len(runtime.asked) == 4
+
+
+def test_closing_a_stream_that_was_not_read_ends_its_connection(
+    runtime: Runtime, predictor: TextGenPredictor
+) -> None:
+    answers: list[dict[str, Any]] = []
+    send = predictor.client.invoke_endpoint_with_response_stream
+
+    def keep(**request: Any) -> dict[str, Any]:
+        answers.append(send(**request))
+        return answers[-1]
+
+    predictor.client.invoke_endpoint_with_response_stream = keep
+    for read in (predictor.stream, predictor.stream_text):
+        runtime.answers = [stream([native_stream(["a"])])]
+        events = read("x")
+        events.close()
+        events.close()
+        assert answers[-1]["Body"]._raw_stream.closed and list(events) == []
 
 
 def test_session_ids_are_parsed_leniently() -> None:
