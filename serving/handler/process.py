@@ -110,9 +110,11 @@ class HandlerProcess:
                 self._hooks[call.hook], call, model_dir=self._model_dir, max_bytes=self._max_bytes
             )
         finally:
-            faulthandler.cancel_dump_traceback_later()
             if os.getpid() != self._pid:
-                os._exit(0)  # a fork of the hook's came back with it; this call is its parent's
+                os._exit(
+                    0
+                )  # a fork of the hook's came back with it; this call, and the watch over it, are its parent's
+            faulthandler.cancel_dump_traceback_later()
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
