@@ -38,11 +38,11 @@ function refresh() {
   const target = list?.chosen() ?? null;
   const isChat = mode() === "chat";
   byId("system-field").hidden = !isChat;
-  byId("send").disabled = talk.busy || !target?.serving;
+  byId("send").disabled = talk.busy || target === null || target.obstacle !== null;
   byId("stop").disabled = !talk.busy;
   byId("route").textContent = target === null ? "" : `POST ${request(wanted("")).path}`;
   draft.placeholder = !target ? "Create an endpoint first"
-    : !target.serving ? `${target.label} does not serve: it is ${target.status}`
+    : target.obstacle ? `${target.label} ${target.obstacle}`
       : isChat ? "Say something: Enter sends, Shift+Enter is a new line, Esc stops"
         : "Begin a text that the model goes on with, such as: Once upon a time";
   showCode?.();

@@ -34,7 +34,7 @@ export function live({ target, busy }) {
     if (target()?.id !== chosen.id) return;
     if (!now.answered) return note(now.containers ? "its containers show no metrics" : "no container serves");
     note(now.containers > 1 ? `sum of ${now.answered} containers` : "");
-    kv.add(now.kv_use, now.kv_tokens_max === null ? "" : `${whole(now.kv_tokens)} of ${whole(now.kv_tokens_max)} tokens`);
+    kv.add(now.kv_use, now.kv_tokens_max === null ? "" : `${whole(now.kv_tokens)} / ${whole(now.kv_tokens_max)} tokens`);
     batch.add(now.running, "sequences in the batch");
     waiting.add(now.waiting, "in the queue");
     speed.add(rate(before, now), "generated");

@@ -9,7 +9,8 @@ const SERVING = ["InService", "Updating", "SystemUpdating", "RollingBack"];
 
 /**
  * `changed()` is called when the choice, or what is known of it, has changed. `chosen()` of what is returned is
- * {id, endpoint, component, serving, listed}, or null when there is nothing to choose.
+ * {id, label, endpoint, component, obstacle}, or null when there is nothing to choose; `obstacle` says in words why it
+ * cannot be asked now, null: it can.
  */
 export function targets({ changed }) {
   let chosen = null;
@@ -25,7 +26,7 @@ export function targets({ changed }) {
     byId("no-endpoints").hidden = listed.length > 0;
     byId("create-demo").classList.toggle("quiet", listed.length > 0);
     const find = (id) => rows.find((row) => row.id === id);
-    const next = find(wish) ?? find(chosen?.id) ?? rows.find((row) => row.serving) ?? rows[0] ?? null;
+    const next = find(wish) ?? find(chosen?.id) ?? rows.find((row) => row.obstacle === null) ?? rows[0] ?? null;
     if (find(wish)) wish = null;
     const focused = document.activeElement?.closest?.("#targets") ? document.activeElement.id : null;
     byId("targets").replaceChildren(...rows.map((row) => card(row, row.id === next?.id, choose, soon)));
@@ -48,20 +49,17 @@ export function targets({ changed }) {
 
   byId("create-demo").addEventListener("click", async ({ currentTarget }) => {
     currentTarget.disabled = true;
-    byId("create-problem").hidden = true;
     try {
       wish = await createDemo();
-      soon();
-    } catch (error) {
-      byId("create-problem").textContent = error.message;
-      byId("create-problem").hidden = false;
-    }
+      problem(null);
+    } catch (error) { problem(error); }
+    soon();
     currentTarget.disabled = false;
   });
   return { chosen: () => chosen };
 }
 
-/** An endpoint, unless it only holds components, then its components. */
+/** An endpoint, then its components. */
 function choices(listed) {
   const { name, status, reason, variants, components } = listed;
   const facts = variants.map((variant) =>
@@ -69,7 +67,7 @@ function choices(listed) {
       ...(variants.length > 1 ? [`weight ${variant.weight}`] : [])].filter(Boolean).join(" · "));
   const own = {
     id: name, endpoint: name, component: null, label: name, status, reason, facts,
-    serving: SERVING.includes(status) && !components.length,
+    obstacle: !SERVING.includes(status) ? `is ${status}` : components.length ? "is for its components: choose one" : null,
   };
   return [own, ...components.map((component) => ({
     id: `${name}/${component.name}`, endpoint: name, component: component.name, label: component.name,
@@ -77,8 +75,13 @@ function choices(listed) {
     facts: [component.adapter_of
       ? `adapter of ${component.adapter_of}`
       : [component.model, `${component.copies ?? 0} of ${component.wanted ?? 0} copies`].filter(Boolean).join(" · ")],
-    serving: ["InService", "Updating"].includes(component.status),
+    obstacle: ["InService", "Updating"].includes(component.status) ? null : `is ${component.status}`,
   }))];
+}
+
+function problem(error) {
+  byId("endpoints-problem").hidden = error === null;
+  byId("endpoints-problem").textContent = error?.message ?? "";
 }
 
 function card(row, isChosen, choose, soon) {
@@ -88,7 +91,10 @@ function card(row, isChosen, choose, soon) {
   const remove = element("button", { type: "button", class: "quiet", "aria-label": `Delete ${row.label}` }, "Delete");
   remove.addEventListener("click", async () => {
     if (!confirm(`Delete endpoint ${row.label}?`)) return;
-    try { await call("DeleteEndpoint", { EndpointName: row.endpoint }); } catch (error) { alert(error.message); }
+    try {
+      await call("DeleteEndpoint", { EndpointName: row.endpoint });
+      problem(null);
+    } catch (error) { problem(error); }
     soon();
   });
   return element("div", { class: row.component ? "target component" : "target" },

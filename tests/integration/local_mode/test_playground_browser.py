@@ -274,8 +274,42 @@ def test_a_failed_endpoint_says_why_in_full(visit: Visit) -> None:
     visit.page.click(".target:has(.Failed) input")
     assert visit.page.evaluate("document.getElementById('send').disabled")
     visit.page.click(".target:has(.InService) input")
-    sagemaker.delete_endpoint(EndpointName="bad")
+    visit.page.evaluate("window.confirm = () => true")
+    visit.page.click("[aria-label='Delete bad']")
     visit.page.wait_for("document.querySelectorAll('.target').length === 1")
+    sagemaker.describe_endpoint(EndpointName="demo")
+    with pytest.raises(sagemaker.exceptions.ClientError, match="Could not find endpoint"):
+        sagemaker.describe_endpoint(EndpointName="bad")
+
+
+@pytest.mark.full  # another container has to start
+def test_components_are_chosen_on_their_own(visit: Visit) -> None:
+    sagemaker: Any = visit.local.client("sagemaker")
+    variant = {"VariantName": "all", "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    role = "arn:aws:iam::123456789012:role/any"
+    sagemaker.create_endpoint_config(
+        EndpointConfigName="shared", ExecutionRoleArn=role, ProductionVariants=[variant]
+    )
+    sagemaker.create_endpoint(EndpointName="shared", EndpointConfigName="shared")
+    sagemaker.get_waiter("endpoint_in_service").wait(EndpointName="shared", WaiterConfig={"Delay": 0.2})
+    sagemaker.create_inference_component(
+        InferenceComponentName="stories",
+        EndpointName="shared",
+        VariantName="all",
+        Specification={"ModelName": "demo", "ComputeResourceRequirements": {"MinMemoryRequiredInMb": 512}},
+        RuntimeConfig={"CopyCount": 1},
+    )
+    visit.page.wait_for("document.querySelector('.component .status.InService')", limit_s=60)
+    visit.page.click("#target-shared")
+    assert visit.page.evaluate("document.getElementById('draft').placeholder").startswith("shared is for its")
+    assert visit.page.evaluate("document.getElementById('send').disabled")
+    visit.page.click(".component input")
+    for mode in ("chat", "generate"):
+        visit.mode(mode)
+        assert visit.answer("Once upon a time", max_tokens=3) != ""
+    visit.page.wait_for("document.getElementById('live-note').textContent === ''")
+    visit.page.wait_for("document.getElementById('counters').innerText.includes('6')")
+    visit.page.click("#target-demo")
 
 
 @pytest.mark.parametrize("width", [360, 1024, 1400])
