@@ -90,12 +90,14 @@ class _Fetch:
             return self._fetch()
         except OSError as error:
             raise ContainerFailed(f"model data {self._data.uri}: {error.strerror or error}") from error
+        except ValueError as error:  # a location that is none
+            raise ContainerFailed(f"model data {self._data.uri}: {error}") from error
 
     def _fetch(self) -> Path:
         started_s = time.monotonic()
         uri = self._data.uri
         self._say(f"model data {uri}: fetching")
-        scheme = urlsplit(uri).scheme
+        scheme = uri.partition("://")[0].lower()
         if scheme == "s3":
             folder = self._from_s3()
         elif scheme == "file":

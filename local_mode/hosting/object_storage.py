@@ -19,7 +19,7 @@ class Storage:
 
     async def read(self, uri: str, *, limit_bytes: int) -> tuple[bytes, str | None]:
         try:
-            if urlsplit(uri).scheme == "file":
+            if _is_file(uri):
                 return await asyncio.to_thread(_read, uri, limit_bytes)
             return await asyncio.to_thread(self._s3.read, uri, limit_bytes=limit_bytes)
         except ContainerFailed as error:
@@ -27,7 +27,7 @@ class Storage:
 
     async def write(self, uri: str, content: bytes, *, content_type: str | None = None) -> None:
         try:
-            if urlsplit(uri).scheme == "file":
+            if _is_file(uri):
                 await asyncio.to_thread(_write, uri, content)
             else:
                 await asyncio.to_thread(self._s3.write, uri, content, content_type=content_type)
@@ -35,8 +35,19 @@ class Storage:
             raise ServiceError("ValidationError", str(error)) from error
 
 
+def _is_file(uri: str) -> bool:
+    return uri[:7].lower() == "file://"
+
+
 def _path(uri: str) -> Path:
-    return Path(unquote(urlsplit(uri).path))
+    """Raises `ContainerFailed`."""
+    try:
+        path = unquote(urlsplit(uri).path)
+    except ValueError as error:  # brackets in the place of the host
+        raise ContainerFailed(f"{uri} is no location of a file: {error}") from error
+    if "\0" in path:
+        raise ContainerFailed(f"{uri} is no location of a file: it has a NUL")
+    return Path(path)
 
 
 def _read(uri: str, limit_bytes: int) -> tuple[bytes, str | None]:

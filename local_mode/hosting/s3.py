@@ -6,6 +6,7 @@ Calls block; callers use threads. Knows neither endpoints nor archives.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +41,14 @@ class S3:
         self._endpoint_url = endpoint_url
         self._credentials = credentials or (None, None, None)
         self._client: Any = None
+        self._making = threading.Lock()
 
     def client(self) -> Any:
         """Made when it is first needed; boto3's clients may be used from several threads."""
-        if self._client is None:
-            self._client = self._make()
-        return self._client
+        with self._making:
+            if self._client is None:
+                self._client = self._make()
+            return self._client
 
     def close(self) -> None:
         """Its connections; the next call opens others."""
@@ -131,7 +134,10 @@ class S3:
 
 def split(uri: str) -> tuple[str, str]:
     """Bucket and key of s3://bucket/key. Raises `ContainerFailed`."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:  # brackets in the place of the bucket
+        raise ContainerFailed(f"{uri} is no S3 location: {error}") from error
     if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
         raise ContainerFailed(f"{uri} is no S3 location; give s3://bucket/key or s3://bucket/prefix/")
     return parts.netloc, parts.path.removeprefix("/")

@@ -140,17 +140,25 @@ class AsyncInference:
             return
         running = self._running.setdefault(endpoint, set())
         for request in self._queue.take_expired(endpoint, time.time()):
-            self._start(
-                running, self._fail(request, b"The request has waited longer than RequestTTLSeconds.")
-            )
+            words = b"The request has waited longer than RequestTTLSeconds."
+            self._start(running, request, self._fail(request, words))
         num_free = self._capacity(endpoint) - len(running)
         for request in self._queue.take(endpoint, num_free):
-            self._start(running, self._work(request))
+            self._start(running, request, self._work(request))
 
-    def _start(self, running: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:
+    def _start(
+        self, running: set[asyncio.Task[None]], request: AsyncRequest, work: Coroutine[Any, Any, None]
+    ) -> None:
         task = asyncio.create_task(work)
         running.add(task)
         task.add_done_callback(running.discard)
+        task.add_done_callback(lambda ended: self._note_end(request, ended))
+
+    def _note_end(self, request: AsyncRequest, task: asyncio.Task[None]) -> None:
+        """What nobody foresaw must not come again with every start of the emulator."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOG.error("asynchronous invocation %s is given up", request.inference_id, exc_info=error)
+            self._queue.forget(request)
 
     def _capacity(self, endpoint: str) -> int:
         """How many of its requests run at once. One that is gone takes what waits, to fail it."""

@@ -75,6 +75,8 @@ class ContainerClient:
         """
         sent = [*headers, ("Content-Length", str(len(body)))]
         response = await self._send(url, sent, body)
+        # As they are on the wire, so that any value can be passed on: httpx guesses UTF-8.
+        response.headers.encoding = "iso-8859-1"
         try:
             yield Answer(response.status_code, response.headers, _chunks(response))
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,24 @@ def test_accepted_requests_survive_a_restart(tmp_path: Path) -> None:
         b"inline",
     ]
     assert list((tmp_path / "async").iterdir()) == []
+
+
+def test_what_nobody_foresaw_is_not_asked_again_after_a_restart(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Defective(FakeStorage):
+        async def read(self, uri: str, *, limit_bytes: int) -> tuple[bytes, str | None]:
+            raise RuntimeError("a defect")
+
+    settings = RuntimeSettings(state_dir=tmp_path, async_poll_s=0.02)
+    with Rig(settings, storage=Defective()) as rig:
+        configure(rig)
+        invoke(rig, InferenceId="mine-1")
+        deadline_s = time.monotonic() + WAIT_S
+        while list((tmp_path / "async").iterdir()) and time.monotonic() < deadline_s:
+            rig.on_loop(asyncio.sleep(0))
+    assert list((tmp_path / "async").iterdir()) == []
+    assert "asynchronous invocation mine-1 is given up" in caplog.text and "a defect" in caplog.text
 
 
 def test_request_that_waited_too_long_or_whose_endpoint_is_gone_fails(tmp_path: Path) -> None:

@@ -99,6 +99,15 @@ def test_client_gets_content_type_attributes_and_variant_and_nothing_else() -> N
         assert "x-own" not in answer["ResponseMetadata"]["HTTPHeaders"]
 
 
+def test_headers_that_are_not_ascii_are_passed_on_as_they_are() -> None:
+    async def script(request: Received) -> None:
+        await request.reply(200, b"{}", headers=(("X-Amzn-SageMaker-Custom-Attributes", "日本"),))
+
+    with running(script) as rig:
+        answer = rig.client().invoke_endpoint(EndpointName="chat", Body=b"x")
+        assert answer["CustomAttributes"].encode("latin-1") == "日本".encode()
+
+
 def test_chunked_answer_is_collected() -> None:
     async def script(request: Received) -> None:
         await request.start_chunked()

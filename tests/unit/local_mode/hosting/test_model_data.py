@@ -124,6 +124,13 @@ def test_an_archive_that_is_not_there_is_refused(tmp_path: Path, endpoint_url: s
         )
 
 
+@pytest.mark.parametrize("uri", ["s3://[models/x", "file://[x", "file:///x%00y"])
+def test_a_location_that_is_none_is_refused(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(ContainerFailed) as caught:
+        fetched(tmp_path, "http://127.0.0.1:9", ModelData(uri=uri, is_prefix=False, is_compressed=True))
+    assert uri in str(caught.value)
+
+
 def test_an_endpoint_gets_its_model_and_channels_read_only(
     tmp_path: Path, endpoint_url: str, bucket: Any
 ) -> None:

@@ -53,6 +53,9 @@ def test_what_is_written_is_read(storage: Storage, tmp_path: Path, place: str) -
         ("s3://nobucket/none", "the bucket does not exist"),
         ("file:///no/such/file", "No such file"),
         ("ftp://x/y", "is no S3 location"),
+        ("s3://[x/y", "is no S3 location"),
+        ("file://[x/y", "is no location of a file"),
+        ("file:///x%00y", "is no location of a file"),
     ],
 )
 def test_what_is_not_there_is_an_error_of_the_service(storage: Storage, uri: str, said: str) -> None:
