@@ -6,14 +6,17 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from local_mode.control.resources import FILE_NAME
+from local_mode.removal import remove_tree
 
 LOCK_NAME = "emulator.lock"
+_LOOK_S = 0.01
+_LOOK_LIMIT_S = 1.0
 # `logs`, `containers` and `model-data` are hosting's, `async` is the runtime's.
 _FOLDERS = ("logs", "containers", "model-data", "async")
 
@@ -65,10 +68,7 @@ class StateFolder:
                 f"{self.path} cannot be written ({error.strerror}): give another --state-dir"
             ) from error
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise self._taken_by(self.running()) from error
+            self._lock(descriptor)
             os.ftruncate(descriptor, 0)
             os.pwrite(
                 descriptor,
@@ -101,12 +101,24 @@ class StateFolder:
             return
         with self.taken(host="", port=0, region=""):
             for name in _FOLDERS:
-                shutil.rmtree(self.path / name, ignore_errors=True)
+                remove_tree(self.path / name)
             for path in self.path.glob(f"{FILE_NAME}*"):
                 path.unlink()
             (self.path / LOCK_NAME).unlink()
         with contextlib.suppress(OSError):
             self.path.rmdir()
+
+    def _lock(self, descriptor: int) -> None:
+        """Whoever only looks has the lock, too, for a moment. Raises `FolderTaken`."""
+        until_s = time.monotonic() + _LOOK_LIMIT_S
+        while True:
+            try:
+                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                other = self.running()
+                if other is not None or time.monotonic() > until_s:
+                    raise self._taken_by(other) from error
+            time.sleep(_LOOK_S)
 
     def _taken_by(self, other: Running | None) -> FolderTaken:
         who = f"the emulator at {other.url} (process {other.pid})" if other else "another emulator"

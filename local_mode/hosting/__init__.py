@@ -20,9 +20,10 @@ from local_mode.hosting.lifecycle import Lifecycle
 from local_mode.hosting.model_data import ModelFolders
 from local_mode.hosting.object_storage import Storage
 from local_mode.hosting.placement import Placement
-from local_mode.hosting.process_backend import CREDENTIALS, SERVE_COMMAND, ProcessBackend, remove_tree
+from local_mode.hosting.process_backend import CREDENTIALS, SERVE_COMMAND, ProcessBackend
 from local_mode.hosting.routing import Router
 from local_mode.hosting.s3 import S3
+from local_mode.removal import remove_tree
 
 __all__ = ["DEFAULT_MAX_COPIES", "Built", "Clocks", "NoDocker", "build"]
 

@@ -14,7 +14,8 @@ from local_mode.hosting.instance import Clocks, Folders, Instance
 from local_mode.hosting.logs import note
 from local_mode.hosting.model_data import ModelFolders
 from local_mode.hosting.plans import Plan
-from local_mode.hosting.process_backend import CHANNELS_FOLDER, remove_tree
+from local_mode.hosting.process_backend import CHANNELS_FOLDER
+from local_mode.removal import remove_tree
 
 _ADAPTERS = "adapters"
 

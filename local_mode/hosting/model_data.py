@@ -15,8 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 from local_mode.contracts import ContainerFailed, ModelData
 from local_mode.hosting.archive import SPARE_BYTES, unpack
-from local_mode.hosting.process_backend import remove_tree
 from local_mode.hosting.s3 import S3, S3Object
+from local_mode.removal import remove_tree
 
 _PROGRESS_EVERY_S = 5.0
 

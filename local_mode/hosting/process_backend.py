@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
-import stat
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,6 +18,7 @@ from pathlib import Path
 
 from local_mode.contracts import ContainerFailed, ContainerSpec
 from local_mode.hosting.logs import LogFile, note
+from local_mode.removal import remove_tree
 
 SERVE_COMMAND = (sys.executable, "-m", "container.entrypoint", "serve")
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -201,12 +200,3 @@ def _in_words(code: int) -> str:
     if number in set(signal.Signals):
         return f"was ended by {signal.Signals(number).name}"
     return f"exited with status {code}"
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a folder, read-only parts included."""
-    for path, names, _ in os.walk(folder):
-        for name in names:
-            if not os.path.islink(os.path.join(path, name)):
-                os.chmod(os.path.join(path, name), stat.S_IRWXU)
-    shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -80,6 +81,27 @@ def test_a_folder_has_one_emulator(tmp_path: Path) -> None:
     assert folder.running() is None
     folder.clear()
     assert not folder.path.exists()
+
+
+def test_whoever_only_looks_at_a_folder_does_not_keep_an_emulator_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = StateFolder(tmp_path)
+    looking = os.open(tmp_path / "emulator.lock", os.O_RDONLY | os.O_CREAT)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    monkeypatch.setattr(StateFolder, "running", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+    with folder.taken(host="h", port=1, region="r"):
+        pass
+    os.close(looking)
+
+
+def test_a_reset_removes_model_data_without_write_permission(tmp_path: Path) -> None:
+    sealed = tmp_path / "state" / "model-data" / "m-1" / "0"
+    (sealed / "model").mkdir(parents=True)
+    (sealed / "model" / "config.json").touch(0o444)
+    (sealed / "model").chmod(0o555)
+    StateFolder(tmp_path / "state").clear()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
