@@ -220,8 +220,11 @@ def test_logs_follow_are_filtered_and_pause(visit: Visit) -> None:
     count = page.evaluate("document.getElementById('log-lines').childElementCount")
     page.click("#log-pause")
     visit.answer("Hello", max_tokens=2)
-    lines = visit.local.client("sagemaker")  # another client's call is a moment that needs no sleep
-    lines.list_endpoints()
+    page.evaluate("performance.clearResourceTimings()")
+    # The log is looked for as often as idle metrics are.
+    page.wait_for(
+        "performance.getEntriesByType('resource').filter(({name}) => name.includes('/metrics')).length > 2"
+    )
     assert page.evaluate("document.getElementById('log-lines').childElementCount") == count
     page.click("#log-pause")
     page.wait_for(f"document.getElementById('log-lines').childElementCount > {count}")
