@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,11 @@ class Option:
     most: float | None = None
     not_built: str = ""
     """Why the image of this version refuses it."""
+    secret: bool = False
+
+    def shown(self, value: object) -> str:
+        """For error messages, which end up in logs."""
+        return "***" if self.secret else repr(value)
 
     def text(self, value: object) -> str:
         """The variable's text. Raises `ConfigurationError` naming value and bounds."""
@@ -53,7 +58,7 @@ class Option:
         items: list[object] = list(value) if isinstance(value, list | tuple) else [value]
         texts = [item for item in items if isinstance(item, str) and item]
         if not items or len(texts) != len(items):
-            raise ConfigurationError(f"{self.name} = {value!r} must be a text, or a list of texts")
+            raise ConfigurationError(f"{self.name} = {self.shown(value)} must be a text, or a list of texts")
         return ",".join(texts)
 
     def _number(self, value: object) -> str:
@@ -124,7 +129,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("log_level", ("LOG_LEVEL",), ("debug", "info", "warning", "error")),
     Option("json_logs", ("JSON_OUTPUT",), bool),
     Option("otlp_endpoint", ("OTLP_ENDPOINT",), str),
-    Option("hf_token", ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN"), str),
+    Option("hf_token", ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN"), str, secret=True),
     Option("lora_adapters", ("LORA_ADAPTERS",), str, not_built=_NO_ADAPTERS),
     Option(
         "kv_cache_dtype",
@@ -161,7 +166,7 @@ def build_environment(
         if value is None:
             continue
         text = option.text(value)
-        _refuse_twice(name, option.variables, environment)
+        _refuse_twice(name, option.variables, environment, shown=option.shown)
         environment[option.variables[0]] = text
     if asynchronous:
         environment.setdefault(DEADLINE, "0")
@@ -188,11 +193,17 @@ def _own_variables(env: Mapping[str, Any]) -> dict[str, str]:
     return environment
 
 
-def _refuse_twice(name: str, variables: tuple[str, ...], environment: Mapping[str, str]) -> None:
+def _refuse_twice(
+    name: str,
+    variables: tuple[str, ...],
+    environment: Mapping[str, str],
+    *,
+    shown: Callable[[object], str] = repr,
+) -> None:
     for variable in variables:
         if environment.get(variable, "").strip():
             raise ConfigurationError(
-                f"{name} and env[{variable!r}] = {environment[variable]!r} set the same thing; give one of them"
+                f"{name} and env[{variable!r}] = {shown(environment[variable])} set the same thing; give one of them"
             )
 
 

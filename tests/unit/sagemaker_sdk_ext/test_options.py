@@ -94,6 +94,16 @@ def test_what_cannot_work_is_refused(options: dict[str, Any], env: dict[str, Any
         build(options, env)
 
 
+@pytest.mark.parametrize(
+    ("options", "env"),
+    [({"hf_token": "hf_canary"}, {"HF_API_TOKEN": "hf_canary"}), ({"hf_token": ["hf_canary", 1]}, {})],
+)
+def test_no_error_shows_a_token(options: dict[str, Any], env: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError, match="hf_token") as caught:
+        build_environment(options, env, model_id=None, asynchronous=False)
+    assert "canary" not in str(caught.value)
+
+
 def test_environment_of_a_deployment() -> None:
     assert build(
         {
