@@ -21,7 +21,15 @@ from serving.config import ServerConfig
 from serving.errors import ConfigError
 
 DEFAULT_BASE_DIR = "/opt/ml"
-_AWS_SECRETS = frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"})
+_PLATFORM_SECRETS = frozenset(
+    {
+        "AWS_ACCESS_KEY_ID",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "SAGEMAKER_SERVE_SECRET_KEY",
+    }
+)
 DEFAULT_PROGRAM = "inference.py"
 _MAX_NAME_BYTES = 255
 _PORT_RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
@@ -126,7 +134,7 @@ def _without_trust(from_files: Sequence[Given]) -> tuple[list[Given], list[str]]
 
 def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment a child may see that needs neither the Hub nor AWS; the API key is in its configuration."""
-    hidden = _AWS_SECRETS | set(variables.HF_TOKENS) | set(variables.names_of("http.api_key"))
+    hidden = _PLATFORM_SECRETS | set(variables.HF_TOKENS) | set(variables.names_of("http.api_key"))
     return {name: text for name, text in environ.items() if name not in hidden}
 
 

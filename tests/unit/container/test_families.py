@@ -190,6 +190,8 @@ def test_a_conflict_does_not_print_keys() -> None:
         read_environment({"API_KEY": "canary-1", "SM_VLLM_API_KEY": "canary-2"})
     assert "SM_VLLM_API_KEY=***" in caught.value.message and "canary" not in caught.value.message
     assert without_secrets({"SM_VLLM_API_KEY": "canary", "SM_VLLM_HF_TOKEN": "canary"}) == {}
+    platform = ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "SAGEMAKER_SERVE_SECRET_KEY")
+    assert without_secrets(dict.fromkeys(platform, "canary")) == {}
 
 
 def test_where_the_platform_or_a_toolkit_gives_an_order_it_is_kept() -> None:
