@@ -158,7 +158,8 @@ class Components:
         container: Record = dict(specification.get("Container", {}))
         refuse_https("Specification.Container.ArtifactUrl", container.get("ArtifactUrl", ""))
         if "BaseInferenceComponentName" in specification:
-            self._check_adapter(specification, endpoint)
+            base = self._base_of_adapter(specification, endpoint)
+            specification["BaseInferenceComponentName"] = base["InferenceComponentName"]
         else:
             self._check_base(specification)
         if "Image" in container:
@@ -179,7 +180,8 @@ class Components:
             if len(containers(model)) > 1:
                 raise invalid("A model of several containers cannot be an inference component.")
 
-    def _check_adapter(self, specification: Record, endpoint: Record) -> None:
+    def _base_of_adapter(self, specification: Record, endpoint: Record) -> Record:
+        """Raises `ServiceError` for an adapter that cannot be on it."""
         base = self._resources.get("inference-component", specification["BaseInferenceComponentName"])
         if base["EndpointName"] != endpoint["EndpointName"]:
             raise invalid(f"{base['InferenceComponentName']} is on another endpoint: {base['EndpointName']}.")
@@ -195,6 +197,7 @@ class Components:
                 "An adapter's Specification has BaseInferenceComponentName and Container.ArtifactUrl, and of the rest of "
                 "Container, ModelName, ComputeResourceRequirements and StartupParameters nothing."
             )
+        return base
 
 
 def _base(specification: Record) -> str | None:

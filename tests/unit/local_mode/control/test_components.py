@@ -108,6 +108,16 @@ def test_an_adapter_is_on_its_base(placed: Caller) -> None:
         placed("DeleteInferenceComponent", InferenceComponentName="ic")
 
 
+def test_a_base_is_found_in_any_spelling_and_not_deleted_below_its_adapter(placed: Caller) -> None:
+    placed.component()
+    other_spelling = ADAPTER | {"BaseInferenceComponentName": "IC"}
+    placed.component("ad", Specification=other_spelling, RuntimeConfig=None, VariantName=None)
+    shown = placed("DescribeInferenceComponent", InferenceComponentName="ad")
+    assert shown["Specification"]["BaseInferenceComponentName"] == "ic"
+    with pytest.raises(Refused, match="while it has adapters: delete ad first"):
+        placed("DeleteInferenceComponent", InferenceComponentName="ic")
+
+
 def test_copies_and_specification_are_updated(placed: Caller) -> None:
     placed.component()
     placed(
