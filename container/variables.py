@@ -6,6 +6,7 @@ other images use for the same settings are in `container.families`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from container.families import FAMILIES, Alias
@@ -50,6 +51,16 @@ def _megabytes(text: str) -> int:
         raise ValueError(text)
     return int(text) * 1024 * 1024 or UNLIMITED_PAYLOAD_BYTES
 
+
+def _namespace(text: str) -> str:
+    """A namespace of CloudWatch's (its reference of PutMetricData)."""
+    if not _NAMESPACE.fullmatch(text):
+        raise ValueError(text)
+    return text
+
+
+_NAMESPACE = re.compile(r"(?!AWS/)[A-Za-z0-9._/#:-]{1,255}")
+_NAMESPACE_TEXT = "1 to 255 letters, digits and ._/#:-, not beginning with AWS/"
 
 _LEVELS = {"trace": "debug", "debug": "debug", "info": "info", "warn": "warning", "warning": "warning"}
 _LEVELS |= {"error": "error", "critical": "error"}
@@ -145,6 +156,15 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(("LOG_PROMPTS",), "runtime.log_prompts", "log-prompts"),
     Variable(("OTLP_ENDPOINT",), "runtime.otlp_endpoint", "otlp-endpoint"),
     Variable(("OTLP_SERVICE_NAME",), "runtime.otlp_service_name", "otlp-service-name"),
+    Variable(("CLOUDWATCH_EMF",), "runtime.emf", "cloudwatch-emf"),
+    Variable(("CLOUDWATCH_EMF_INTERVAL_S",), "runtime.emf_interval_s", "cloudwatch-emf-interval-s"),
+    Variable(
+        ("CLOUDWATCH_EMF_NAMESPACE",),
+        "runtime.emf_namespace",
+        "cloudwatch-emf-namespace",
+        parsers=(("CLOUDWATCH_EMF_NAMESPACE", _namespace, _NAMESPACE_TEXT),),
+    ),
+    Variable(("CLOUDWATCH_EMF_ENDPOINT",), "runtime.emf_endpoint", "cloudwatch-emf-endpoint"),
 )
 
 OUR_PREFIXES = ("SM_", "HF_", "MAX_", "SAGEMAKER_", "OPTION_", "SERVING_", "MMS_")

@@ -118,6 +118,14 @@ class RuntimeConfig(_Slice):
         str | None, _doc("OTLP/HTTP collector for traces, such as http://collector:4318; absent: no traces")
     ] = None
     otlp_service_name: Annotated[str, _doc("service name in traces")] = "textgen-endpoint"
+    emf: Annotated[
+        bool, _doc("print metrics as lines of CloudWatch's embedded metric format, among the log's lines")
+    ] = False
+    emf_interval_s: Annotated[float, Meta(ge=1.0), _doc("time between two of these lines, seconds")] = 60.0
+    emf_namespace: Annotated[str, _doc("CloudWatch namespace of these metrics")] = "TextgenEndpoint"
+    emf_endpoint: Annotated[
+        str | None, _doc("their dimension `Endpoint`; absent: they have the dimension `Model` alone")
+    ] = None
 
 
 class HttpConfig(_Slice):

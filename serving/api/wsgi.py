@@ -16,6 +16,7 @@ from flask import Flask
 
 from serving import logs, metrics
 from serving.api.app import create_app
+from serving.api.emf_writer import EmfWriter
 from serving.api.handler_client import HandlerFile
 from serving.api.offload import run_aside
 from serving.api.readiness import StageFile
@@ -45,12 +46,19 @@ def build(run_dir: str) -> Flask:
     engine.start()
     text = TextLoader(engine, config)
     text.start()
-    tracing = start_tracing(config.runtime, first_worker=slot == metrics.FIRST_SLOT)
+    first_worker = slot == metrics.FIRST_SLOT
+    tracing = start_tracing(config.runtime, first_worker=first_worker)
+    counted = metrics.ServerMetrics()
+    if config.runtime.emf and first_worker:
+        writer = EmfWriter(engine, counted, config.runtime)
+        writer.start()
+        atexit.register(writer.close)
     return create_app(
         engine,
         text,
         config,
         StageFile(directory / STAGE_FILE),
+        metrics=counted,
         tracing=tracing,
         handler=HandlerFile(directory, config),
         connect_wait_s=_CONNECT_WAIT_S,

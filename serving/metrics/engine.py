@@ -58,7 +58,7 @@ _NUMBERS = (
         "KV blocks that are free or evictable",
         lambda s: s.num_free_blocks,
     ),
-    _Number("textgen_kv_use", "gauge", "Share of the KV blocks in use, 0 to 1", lambda s: _kv_use(s)),
+    _Number("textgen_kv_use", "gauge", "Share of the KV blocks in use, 0 to 1", lambda s: kv_use(s)),
     _Number(
         "textgen_saturation",
         "gauge",
@@ -164,7 +164,7 @@ def saturation(stats: EngineStats) -> float:
     """How full the server is, for autoscaling."""
     active = stats.num_running + stats.num_waiting
     concurrency = active / stats.step.max_sequences if stats.step.max_sequences else 0.0
-    return min(1.0, max(concurrency, _kv_use(stats)))
+    return min(1.0, max(concurrency, kv_use(stats)))
 
 
 def engine_families(stats: EngineStats | None) -> Iterator[Family]:
@@ -237,7 +237,8 @@ def _method_samples(method: str, value: int | Bucketed) -> Iterator[Sample]:
         yield Sample(value, labels)
 
 
-def _kv_use(stats: EngineStats) -> float:
+def kv_use(stats: EngineStats) -> float:
+    """Share of the KV blocks in use, 0 to 1."""
     return 1.0 - stats.num_free_blocks / stats.num_blocks if stats.num_blocks else 0.0
 
 

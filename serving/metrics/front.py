@@ -94,11 +94,11 @@ class ServerMetrics:
 
     def render(self, engine: EngineStats | None) -> bytes:
         """The page in Prometheus text format 0.0.4; `engine` None leaves the engine-owned values out."""
-        families = [*self._families(), *engine_families(engine)]
+        families = [*self.families(), *engine_families(engine)]
         return "".join(line for family in families for line in family.lines()).encode()
 
-    def _families(self) -> Iterator[Family]:
-        """Every declared family, those without a value too."""
+    def families(self) -> Iterator[Family]:
+        """Every declared family of the front, all workers together; those without a value too."""
         collected: Iterable[Metric]
         collected = MultiProcessCollector(None).collect() if is_shared() else self._registry.collect()
         found = {family.name: family for family in collected}

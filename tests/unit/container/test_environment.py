@@ -53,6 +53,10 @@ ACCEPTED = [
     ("LOG_PROMPTS", "1", "runtime.log_prompts", True),
     ("OTLP_ENDPOINT", "http://collector:4318", "runtime.otlp_endpoint", "http://collector:4318"),
     ("OTLP_SERVICE_NAME", "chat", "runtime.otlp_service_name", "chat"),
+    ("CLOUDWATCH_EMF", "true", "runtime.emf", True),
+    ("CLOUDWATCH_EMF_INTERVAL_S", "10", "runtime.emf_interval_s", 10.0),
+    ("CLOUDWATCH_EMF_NAMESPACE", "Team/LLM", "runtime.emf_namespace", "Team/LLM"),
+    ("CLOUDWATCH_EMF_ENDPOINT", "chat-prod", "runtime.emf_endpoint", "chat-prod"),
     ("UNARY_DEADLINE_S", "0", "http.unary_deadline_s", 0.0),
     ("SAGEMAKER_BATCH", "true", "http.batch_transform", True),
     (
