@@ -90,10 +90,12 @@ class SessionPins:
     # ------------------------------------------------------------ room for others
 
     def give_up_for(self, lacking: Sequence[int]) -> bool:
-        """Give up the least recently used pin if pins may hold the `lacking` blocks of every group. False: they do not."""
-        if not self._pins:
-            return False
-        if any(count > len(holders) for count, holders in zip(lacking, self._holders, strict=True)):
+        """Give up the least recently used pin if without pins the `lacking` blocks of every group would be free. False: they
+        would not, because requests hold them, too."""
+        if not self._pins or any(
+            count > len(self._holders[group]) or count > self.num_idle_blocks(group)
+            for group, count in enumerate(lacking)
+        ):
             return False
         self._give_up(next(iter(self._pins)))
         return True

@@ -218,6 +218,19 @@ def test_pins_stay_when_giving_them_up_would_not_help() -> None:
     assert len(simulation.terminal) == 3
 
 
+def test_pins_stay_while_running_requests_hold_their_blocks() -> None:
+    pool = BlockPool(9)
+    pins = SessionPins([pool], kv_fraction=1.0)
+    table = [pool.allocate() for _ in range(4)]
+    hashes = [bytes([number]) * 32 for number in range(4)]
+    pins.open("s")
+    pins.keep("s", hashes, [table], starts=[0])
+    assert not pins.give_up_for([3]) and pins.num_given_up == 0
+    for block in table:
+        pool.release(block)
+    assert pins.give_up_for([3]) and pool.num_free == pool.num_allocatable
+
+
 def test_check_sees_a_pin_that_is_not_in_the_books() -> None:
     simulation = Simulation(num_blocks=30, session_kv_fraction=1.0)
     simulation.pins.open("s")
