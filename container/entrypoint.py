@@ -48,6 +48,7 @@ class Server:
         self._run_dir = RunDirectory()
         self._supervisor = Supervisor(self._on_stage)
         self._stage_logged_s = 0.0
+        self._publishing = True
         self._api: Child | None = None
         self._engine: Child | None = None
         self._handler: CustomHandler | None = None
@@ -65,6 +66,7 @@ class Server:
         except OSError as error:
             reason = f"the run directory {self._run_dir.path} cannot be used: {error}; set TMPDIR to a disk with space"
         finally:
+            self._publishing = False  # nobody reads it any more, and its disk may be what failed
             for child in (self._api, self._engine):
                 self._supervisor.stop(child, grace_s=_CHILD_GRACE_S)
             if self._handler is not None:
@@ -250,7 +252,7 @@ class Server:
             self._stage_logged_s = now_s
             event(_log, logging.INFO, "stage", stage=stage.stage, detail=stage.detail)
         # From the stop signal on, /ping must not turn healthy again.
-        if not self._stopping:
+        if self._publishing and not self._stopping:
             self._run_dir.publish(stage)
 
     def _let_clients_know(self, reason: str) -> None:

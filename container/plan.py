@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from container.fields import short
 from container.model_layout import ModelLayout, find_layout, read_properties
 from container.model_source import ModelSource, find_source, model_folder
 from serving.errors import ModelError
+
+_READ_SUFFIXES = {".json", ".safetensors", ".jinja"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,22 @@ def _plan(environ: Mapping[str, str], environment: Environment, unpacked: Path |
     layout = None if folder is None else _layout(folder, environment)
     if layout is not None and layout.properties is not None:
         environment = read_environment(environ, read_properties(layout.properties))
-    return Plan(environment, find_source(environment), layout)
+    source = find_source(environment)
+    if source.kind == "local":
+        _require_readable(Path(source.location))
+    return Plan(environment, source, layout)
+
+
+def _require_readable(folder: Path) -> None:
+    """What loads them has other explanations for a file that it may not open."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in _READ_SUFFIXES or os.access(path, os.R_OK):
+            continue
+        if not path.exists():
+            raise ModelError(
+                f"{path} is a link that leads nowhere; put the file itself into the model's folder"
+            )
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def _folder(environment: Environment) -> Path | None:

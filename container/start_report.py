@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from container.fields import all_fields
+from container.fields import all_fields, short
 from container.readings import SECRET_FIELDS
 from serving.config import ServerConfig
 from serving.logs import event
@@ -21,7 +21,7 @@ def settings_table(config: ServerConfig, sources: Mapping[str, str]) -> list[tup
     for path in all_fields():
         slice_name, field_name = path.split(".")
         value = getattr(getattr(config, slice_name), field_name)
-        shown = "unset" if value is None else "***" if path in SECRET_FIELDS else _text(value)
+        shown = "unset" if value is None else "***" if path in SECRET_FIELDS else short(_text(value))
         rows.append((path, shown, sources.get(path, DEFAULT)))
     return sorted(rows, key=lambda row: row[2] == DEFAULT)
 
