@@ -51,7 +51,7 @@ class Host:
     def command(self) -> list[str]:
         """Starts the container there, under the pid that is started."""
         if not self.namespaces:
-            return [*_obedient(), *SERVE_COMMAND]
+            return [*obedient(), *SERVE_COMMAND]
         model = shlex.quote(str(self.model))
         steps = [
             "mount --make-rprivate /",
@@ -81,7 +81,7 @@ class Host:
         return answer["status"], answer["body"]
 
 
-def _obedient() -> list[str]:
+def obedient() -> list[str]:
     """Root ignores permission bits, unless it gives that up."""
     dropped = "-dac_override,-dac_read_search"
     return ["setpriv", f"--bounding-set={dropped}", f"--inh-caps={dropped}"] if os.geteuid() == 0 else []

@@ -5,9 +5,11 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,15 +17,16 @@ import pytest
 from local_mode.server_process import SERVE_COMMAND, ServerFailed, ServerProcess
 from tests.e2e.conftest import LIMIT_S, serving, story
 from tests.e2e.container.conftest import CONTRACT_NAMES
+from tests.e2e.container.host import obedient
 from tests.e2e.native_calls import ask
 
 ENTRY = [sys.executable, "-m", "container.entrypoint"]
 Mounted = tuple[dict[str, str], Path]
 
 
-def failing(environment: dict[str, str], **settings: str) -> str:
+def failing(environment: dict[str, str], command: Sequence[str] = SERVE_COMMAND, **settings: str) -> str:
     """The one line that a start ends with."""
-    with ServerProcess({**environment, **settings}) as server:
+    with ServerProcess({**environment, **settings}, command=command) as server:
         with pytest.raises(ServerFailed):
             server.wait_log("never printed", limit_s=LIMIT_S)
         assert server.wait(LIMIT_S) == 1
@@ -99,6 +102,28 @@ def test_values_that_operators_get_wrong(mounted: Mounted, tmp_path: Path) -> No
         ({"MAX_BEST_OF": "1\n2"}, "MAX_BEST_OF"),
     ):
         assert told in failing(environment, **settings), settings
+
+
+def test_a_model_folder_that_cannot_be_read(
+    mounted: Mounted, endless_model_dir: Path, tmp_path: Path
+) -> None:
+    """Whoever else it belongs to: the line names the file, and is not about what the file might be."""
+    model = tmp_path / "model"
+    shutil.copytree(endless_model_dir, model)
+    settings, command = {"SAGEMAKER_BASE_DIR": str(tmp_path)}, [*obedient(), *SERVE_COMMAND]
+    for name in ("tokenizer.json", "config.json", "model.safetensors"):
+        (model / name).chmod(0)
+        line = failing(mounted[0], command, **settings)
+        assert f"{model / name}: Permission denied" in line and "must be readable" in line
+        (model / name).chmod(0o644)
+    model.chmod(0)
+    try:
+        assert "Permission denied" in failing(mounted[0], command, **settings)
+    finally:
+        model.chmod(0o755)
+    (model / "model.safetensors").unlink()
+    (model / "model.safetensors").symlink_to("../blobs/0123")
+    assert "a link that leads nowhere" in failing(mounted[0], **settings)
 
 
 def test_an_archive_brings_its_own_settings(
