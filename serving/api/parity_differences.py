@@ -126,6 +126,12 @@ TGI: tuple[Difference, ...] = (
         "call makes a part useless; 429 before the first token",
     ),
     (
+        "Sessions on /invocations",
+        "none",
+        "`requestType` NEW_SESSION or CLOSE in a body of its own, or X-Amzn-SageMaker-Session-Id: NEW_SESSION with an "
+        "ordinary request, whose answer names the session in both headers; a session keeps the computed prompt, not messages",
+    ),
+    (
         "JSON lines on /invocations, /execution-parameters",
         "415, 404",
         "one answer per line in the same order, errors with `status` next to them, also for blank lines; never streamed",

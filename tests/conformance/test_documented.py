@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from container.families.hugging_face import LIBRARY_NAMES
+from container.families.tgi import TGI
+from container.variables import HF_TOKENS, MODEL_ID_NAMES, VARIABLES, names_of
 from tests.conformance.conftest import Endpoint
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "clients.md"
@@ -71,15 +74,42 @@ def test_no_example_is_overlooked() -> None:
     assert len(_examples()) == blocks - page.count(NOT_RUN) > 10
 
 
-def test_the_migration_guide_names_variables_that_exist() -> None:
-    guide = (PAGE.parent / "migration-from-tgi.md").read_text(encoding="utf-8")
-    reference = (PAGE.parent / "configuration.md").read_text(encoding="utf-8")
-    known = set(re.findall(r"\b[A-Z][A-Z0-9_]{3,}\b", reference))
-    rows = [
-        line.split("|") for line in guide.split("## What clients")[0].splitlines() if line.startswith("| `")
-    ]
-    named = {name for row in rows for name in re.findall(r"`([A-Z][A-Z0-9_]+)`", row[2])}
-    refused = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", guide.split("**Refused at start**")[1].split("\n\n")[0]))
-    idle = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", guide.split("**Without effect**")[1].split("\n\n")[0]))
-    assert len(rows) > 20 and named <= known and refused <= known
-    assert idle and not idle & known
+def _guide_rows(name: str) -> list[list[str]]:
+    """Cells of the rows that begin with a name."""
+    guide = (PAGE.parent / name).read_text(encoding="utf-8")
+    return [line.split("|") for line in guide.splitlines() if line.startswith("| `")]
+
+
+def _names(text: str) -> set[str]:
+    return set(re.findall(r"`([A-Z][A-Z0-9_]{3,})(?:=[^`]*)?`", text))
+
+
+def test_the_guide_for_tgi_names_settings_that_exist() -> None:
+    rows = [row for row in _guide_rows("migration-from-tgi.md") if len(row) == 5]
+    settings = {name for variable in VARIABLES for name in names_of(variable.field)}
+    settings |= {*HF_TOKENS, *MODEL_ID_NAMES, *LIBRARY_NAMES, "HF_MODEL_ID", "HF_HUB_OFFLINE"}
+    named = {name for row in rows for name in _names(row[2])}
+    assert len(rows) > 20 and named <= settings
+
+
+@pytest.mark.parametrize(
+    "guide", ["migration-from-tgi.md", "migration-from-lmi.md", "migration-from-vllm-dlc.md"]
+)
+def test_guides_name_variables_that_are_known(guide: str) -> None:
+    """And say the same of them as the map that is made from the code, to which they link."""
+    text = (PAGE.parent / guide).read_text(encoding="utf-8")
+    known = _names((PAGE.parent / "configuration.md").read_text(encoding="utf-8")) | LIBRARY_NAMES
+    foreign = re.compile(r"(SM_VLLM|OPTION|SERVING|SAGEMAKER|HF|MAX)_[A-Z0-9_]*[A-Z0-9]")
+    named = {name for name in _names(text) if foreign.fullmatch(name)}
+    assert named and named - known == set()
+    assert re.search(r"\(configuration\.md#[a-z_-]+\)", text)
+
+
+def test_the_guide_for_tgi_calls_refused_and_idle_what_the_map_does() -> None:
+    text = (PAGE.parent / "migration-from-tgi.md").read_text(encoding="utf-8")
+    paragraph = text.split("**Refused at start**")[1].split("\n\n")[0]
+    refused, idle = paragraph.split("**without effect**")
+    assert _names(refused) - {"CHAT_TEMPLATE", "QUANTIZE", "HF_MODEL_QUANTIZE"} <= {
+        refusal.name for refusal in TGI.refusals
+    }
+    assert _names(idle) and _names(idle) <= {item.name for item in TGI.no_effects}
