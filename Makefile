@@ -30,7 +30,7 @@ COMMA := ,
 IMAGE ?= textgen-endpoint
 VERSION = $(shell sed -n 's/^VERSION = "\(.*\)"$$/\1/p' serving/version.py)
 
-.PHONY: help serve test test-full test-gpu test-sagemaker sdk-environments lint format bench lock image image-check image-size clean
+.PHONY: help serve test test-full test-browser test-gpu test-sagemaker sdk-environments lint format bench lock image image-check image-size clean
 
 help:  ## this list
 	@echo "textgen-endpoint: make TARGET [SETTING=VALUE ...]"
@@ -65,6 +65,10 @@ test-full: sdk-environments  ## run the suite with the full counts (long)
 
 test-gpu: $(DEV)  ## run the tests that need a CUDA device (with CUDA=1)
 	$(ENV_PYTHON) -m pytest tests/gpu --full -m gpu -W default $(PYTEST_ARGS)
+
+test-browser: export REQUIRE_BROWSER := 1
+test-browser: $(DEV)  ## run the playground's tests in Chromium (apt-get install chromium)
+	$(ENV_PYTHON) -m pytest tests/integration/local_mode/test_playground_browser.py $(PYTEST_ARGS)
 
 test-sagemaker: export OMP_NUM_THREADS ?= 1
 test-sagemaker: sdk-environments  ## run both lines of the SageMaker SDK, boto3 and the emulator, with the full counts
