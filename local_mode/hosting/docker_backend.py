@@ -65,7 +65,7 @@ class DockerBackend:
         errors = _sdk().errors
         try:
             self._client.images.get(image)
-        except errors.DockerException:
+        except (errors.DockerException, OSError):
             return False
         return True
 
@@ -98,7 +98,7 @@ class DockerBackend:
             )
             created.start()
             created.reload()
-        except errors.DockerException as error:
+        except (errors.DockerException, OSError) as error:  # OSError: of the connection to the engine
             if created is not None:
                 created.remove(force=True, v=True)
             raise ContainerFailed(
@@ -114,7 +114,7 @@ class DockerBackend:
         note(log, f"pulling image {spec.image}")
         try:
             self._client.images.pull(spec.image)
-        except errors.DockerException as error:
+        except (errors.DockerException, OSError) as error:
             raise ContainerFailed(
                 f"Wrong image: {spec.image} is neither on this Docker engine nor can it be pulled: {_text(error)}"
             ) from error
@@ -178,8 +178,8 @@ class DockerContainer:
     async def stop(self, *, grace_s: float = 30.0) -> None:
         if self._removed:
             return
-        self._removed = True
         await asyncio.to_thread(self._stop, grace_s)
+        self._removed = True
         try:
             await asyncio.wait_for(self._ended.wait(), _KILL_LIMIT_S)
         except TimeoutError as error:
@@ -193,7 +193,7 @@ class DockerContainer:
             self._container.remove(force=True, v=True)
         except errors.NotFound:
             return
-        except errors.DockerException as error:
+        except (errors.DockerException, OSError) as error:
             raise ContainerFailed(f"{self._container.short_id} cannot be removed: {_text(error)}") from error
 
     def _follow(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from local_mode.contracts import ContainerFailed, Record, Resources, ServiceError
 from local_mode.hosting.fleet import Fleet, Platform, together
+from local_mode.hosting.jobs import all_ended
 from local_mode.hosting.logs import note
 from local_mode.hosting.placement import Placement, key
 from local_mode.hosting.plans import variant_plan
@@ -101,7 +102,7 @@ class Endpoints:
     async def stop(self, name: str) -> None:
         """The resource stays as it is."""
         fleets = self._placement.endpoints.get(key(name), {})
-        await asyncio.gather(*(fleet.stop() for fleet in fleets.values()))
+        await all_ended(*(fleet.stop() for fleet in fleets.values()))
         self._placement.endpoints.pop(key(name), None)
         leaving = self._leaving.get(key(name), set())
         if leaving:
@@ -142,7 +143,7 @@ class Endpoints:
                 *(fleet.resize(self._possible(name, fleet, counts[each])) for each, fleet in fleets.items())
             )
         except BaseException:
-            await asyncio.gather(*(fleet.stop() for fleet in fleets.values()))
+            await all_ended(*(fleet.stop() for fleet in fleets.values()))
             raise
         return fleets
 

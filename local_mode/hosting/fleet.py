@@ -11,6 +11,7 @@ import httpx
 
 from local_mode.contracts import Backend, ContainerFailed, ModelData
 from local_mode.hosting.instance import Clocks, Folders, Instance
+from local_mode.hosting.jobs import all_ended
 from local_mode.hosting.logs import note
 from local_mode.hosting.model_data import ModelFolders
 from local_mode.hosting.plans import Plan
@@ -71,11 +72,13 @@ class Fleet:
 
     async def stop(self) -> None:
         """Nothing of it runs afterwards, and its model data is gone."""
-        await self._dismiss(self.instances)
-        if self._leaving:
-            await asyncio.wait(self._leaving)
-        self._forget_data()
-        self._platform.fleets.discard(self)
+        try:
+            await self._dismiss(self.instances)
+        finally:
+            if self._leaving:
+                await asyncio.wait(self._leaving)
+            self._forget_data()
+            self._platform.fleets.discard(self)
 
     async def add_adapter(self, name: str, data: ModelData, *, limit_s: float) -> None:
         """Fetch it and have every instance load it. Raises `ContainerFailed` with the container's words."""
@@ -139,7 +142,7 @@ class Fleet:
             keeper.cancel()
         if keepers:
             await asyncio.wait(keepers)
-        await asyncio.gather(*(instance.stop() for instance in instances))
+        await all_ended(*(instance.stop() for instance in instances))
 
     async def _keep(self, instance: Instance) -> None:
         """Wait until it fails, then replace it, with growing pauses, until one starts."""

@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 
 from local_mode.contracts import Backend, Container, ContainerFailed
+from local_mode.hosting.jobs import all_ended
 from local_mode.hosting.logs import last_words
 from local_mode.hosting.plans import Plan
 
@@ -121,7 +122,7 @@ class Instance:
 
     async def stop(self) -> None:
         self.serving = False
-        await asyncio.gather(
+        await all_ended(
             *(container.stop(grace_s=self._clocks.grace_s) for container in self.containers.values())
         )
 

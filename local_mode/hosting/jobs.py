@@ -1,4 +1,4 @@
-"""One job at a time per queue, in the order they were asked for. Knows nothing of what the jobs do."""
+"""One job at a time per queue, in the order they were asked for, and steps side by side. Knows nothing of what they do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 Job = Callable[[], Awaitable[None]]
+
+
+async def all_ended(*steps: Awaitable[None]) -> None:
+    """Run them side by side, each to its end whatever becomes of the others. Raises the first failure after that."""
+    outcomes = await asyncio.gather(*steps, return_exceptions=True)
+    for outcome in outcomes:
+        if outcome is not None:
+            raise outcome
 
 
 class Jobs:

@@ -6,14 +6,13 @@ get ServiceUnavailable. One that was Creating is created again; an update that h
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
 from local_mode.contracts import Resources
 from local_mode.hosting.components import Components
 from local_mode.hosting.endpoints import Endpoints
 from local_mode.hosting.fleet import Platform
-from local_mode.hosting.jobs import Jobs
+from local_mode.hosting.jobs import Jobs, all_ended
 from local_mode.hosting.placement import Placement
 
 _RUNNING = ("InService", "Updating", "SystemUpdating", "RollingBack", "UpdateRollbackFailed")
@@ -66,10 +65,14 @@ class Lifecycle:
             self._endpoints.stop(record["EndpointName"]) for record in self._resources.all("endpoint")
         ]
         stops += [self._components.stop(name) for name in list(self._placement.components)]
-        await asyncio.gather(*stops)
-        await asyncio.gather(*(fleet.stop() for fleet in list(self._platform.fleets)))
-        await self._close()
-        self._clear()
+        try:
+            await all_ended(*stops)
+        finally:
+            try:
+                await all_ended(*(fleet.stop() for fleet in list(self._platform.fleets)))
+            finally:
+                await self._close()
+                self._clear()
 
     def endpoint_created(self, name: str) -> None:
         self._endpoint_jobs.begin(name, lambda: self._endpoints.create(name))

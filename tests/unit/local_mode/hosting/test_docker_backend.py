@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 import pytest
 
+from local_mode.contracts import ContainerFailed, ContainerSpec
 from local_mode.hosting import Built, NoDocker, build
-from local_mode.hosting.docker_backend import LABEL
+from local_mode.hosting.docker_backend import LABEL, DockerBackend
+from local_mode.hosting.jobs import all_ended
 from tests.unit.local_mode.hosting.docker_engine import Engine
 from tests.unit.local_mode.hosting.world import ACCOUNT, FAKE, QUICK, MemoryResources, ask, until
 
@@ -152,3 +154,52 @@ def test_without_an_engine_docker_is_refused_and_auto_takes_processes(tmp_path: 
     with pytest.raises(NoDocker, match="no Docker engine answers at unix://"):
         built(tmp_path, MemoryResources(), nowhere)
     play(tmp_path, nowhere, answers, backend="auto")
+
+
+class LosingEngine:
+    """A client, its images, containers and the one container, whose engine goes away at the start."""
+
+    def __init__(self) -> None:
+        self.images = self.containers = self
+        self.calls: list[str] = []
+
+    def get(self, image: str) -> None: ...
+
+    def info(self) -> dict[str, Any]:
+        return {}
+
+    def create(self, image: str, **options: Any) -> LosingEngine:
+        return self
+
+    def start(self) -> None:
+        raise ConnectionError("the engine has gone")
+
+    def remove(self, **options: Any) -> None:
+        self.calls.append("remove")
+
+
+def test_a_container_whose_start_is_lost_with_the_connection_is_removed(tmp_path: Path) -> None:
+    client = LosingEngine()
+    spec = ContainerSpec(name="x", image=IMAGE, environment={})
+    with pytest.raises(ContainerFailed, match="cannot be started: the engine has gone"):
+        asyncio.run(
+            DockerBackend(client, environment={}).start(
+                spec, model_dir=tmp_path, channels={}, log=tmp_path / "log"
+            )
+        )
+    assert client.calls == ["remove"]
+
+
+def test_all_steps_end_before_the_first_failure_is_told() -> None:
+    ended: list[int] = []
+
+    async def step(number: int) -> None:
+        await asyncio.sleep(0)
+        if number == 0:
+            raise ContainerFailed("the first")
+        await asyncio.sleep(0)
+        ended.append(number)
+
+    with pytest.raises(ContainerFailed, match="the first"):
+        asyncio.run(all_ended(*(step(number) for number in range(3))))
+    assert ended == [1, 2]
