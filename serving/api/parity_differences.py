@@ -129,7 +129,8 @@ TGI: tuple[Difference, ...] = (
         "Sessions on /invocations",
         "none",
         "`requestType` NEW_SESSION or CLOSE in a body of its own, or X-Amzn-SageMaker-Session-Id: NEW_SESSION with an "
-        "ordinary request, whose answer names the session in both headers; a session keeps the computed prompt, not messages",
+        "ordinary request, whose answer names the session in both headers; a session keeps the computed prompt, "
+        "not messages",
     ),
     (
         "JSON lines on /invocations, /execution-parameters",
