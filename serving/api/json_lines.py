@@ -93,7 +93,11 @@ class _Batch:
             for number in range(len(self._lines)):
                 if not self._has_place():
                     break
-                group.start(gevent.Greenlet(self._run_line, number))
+                line = gevent.Greenlet(self._run_line, number)
+                line.link(
+                    self._give_back
+                )  # not in the greenlet: one that is killed before it begins runs nothing
+                group.start(line)
             group.join()
         except GreenletExit:
             # gunicorn ends what still runs when its graceful timeout is over
@@ -126,10 +130,10 @@ class _Batch:
                 return True
 
     def _run_line(self, number: int) -> None:
-        try:
-            self._answers[number] = self._answer(number)
-        finally:
-            self._shared.line_places.release()
+        self._answers[number] = self._answer(number)
+
+    def _give_back(self, _: gevent.Greenlet) -> None:
+        self._shared.line_places.release()
 
     def _answer(self, number: int) -> bytes:
         give_up_s = time.monotonic() + _GIVE_UP_S

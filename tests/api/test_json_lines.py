@@ -8,10 +8,13 @@ import threading
 import time
 from typing import Any
 
+import gevent
 import pytest
 
 from serving.api import json_body, json_lines
 from serving.api.call import CUSTOM_ATTRIBUTES
+from serving.api.connection import ClientConnection
+from serving.api.context import EXTENSION
 from serving.config import HttpConfig, LimitsConfig
 from serving.errors import GenerationFailed, Overloaded
 from tests.api.fake_engine import FakeStream
@@ -233,6 +236,18 @@ def test_places_are_given_back(front: OpenAIFront) -> None:
         assert [answer[0]["generated_text"] for answer in answers[:-1]] == [
             f"{c}{c.upper()}0" for c in "abcdefgh"
         ]
+
+
+def test_places_of_lines_that_never_began_are_given_back(
+    front: OpenAIFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = front.app.extensions[EXTENSION].line_places
+    before = places.counter
+    # The client leaves when two lines have their places and neither has had a turn to begin.
+    monkeypatch.setattr(ClientConnection, "is_gone", lambda _: places.counter <= before - 2)
+    post(front, written({"inputs": "a"}, {"inputs": "b"}, {"inputs": "c"}))
+    gevent.sleep(0)
+    assert places.counter == before and front.engine.requests == []
 
 
 def test_a_body_among_other_requests(front: OpenAIFront) -> None:
