@@ -13,7 +13,32 @@ from pathlib import Path
 
 import boto3
 import pytest
+from typer.main import get_group as click_command
 
+from local_mode.cli import app as local_app
+from local_mode.runtime.faults import FAULT_KINDS
+from sagemaker_sdk_ext.instances import PRICE_DATE, PRICE_REGION
+from serving.api.error_styles import NATIVE, OPENAI
+from serving.errors import (
+    BodyTimeout,
+    DeadlineExceeded,
+    Draining,
+    GenerationFailed,
+    HandlerFailed,
+    HandlerRefused,
+    IncompleteGeneration,
+    InvalidRequest,
+    MalformedBody,
+    NotFound,
+    NotReady,
+    Overloaded,
+    PayloadTooLarge,
+    SessionRefused,
+    TemplateError,
+    ToolError,
+    Unauthorized,
+    UnsupportedMediaType,
+)
 from tests.sagemaker.conftest import REGION, ROOT, Aws, create_endpoint, delete_endpoint, wait_in_service
 
 PAGES = (ROOT / "docs" / "sagemaker.md", ROOT / "docs" / "local-mode.md")
@@ -117,3 +142,41 @@ def _headings(page: Path) -> set[str]:
     """As GitHub names them in links."""
     titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def _rows(page: Path, heading: str) -> list[list[str]]:
+    """Cells of the table rows below a heading, without the table's head."""
+    section = page.read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line[:1] == "|"
+    ]
+    return [row for row in rows if not set(row[0]) <= {"-"}][1:]
+
+
+def test_the_table_of_faults_is_complete() -> None:
+    rows = _rows(PAGES[1], "Break things")
+    told = {re.findall(r"`([a-z-]+)(?:=([A-Z]+))?`", row[0])[0]: row[2] for row in rows}
+    kinds = {(kind.name, kind.value or ""): kind.default for kind in FAULT_KINDS}
+    assert set(told) == set(kinds)
+    assert all(told[kind] == f"{default:g}" for kind, default in kinds.items() if default is not None)
+
+
+def test_the_table_of_commands_is_complete() -> None:
+    rows = _rows(PAGES[1], "Start it")
+    told = {re.findall(r"`textgen-endpoint local ([a-z-]+)", row[0])[0] for row in rows}
+    assert told == {command.name for command in click_command(local_app).commands.values()}
+
+
+def test_the_table_of_errors_has_the_containers_statuses() -> None:
+    rows = _rows(PAGES[0], "Errors")
+    told = {name: row[0] for row in rows for name in re.findall(r"`([a-z_]+)`", row[1])}
+    for error in (InvalidRequest, TemplateError, ToolError, Unauthorized, MalformedBody, PayloadTooLarge,
+                  UnsupportedMediaType, BodyTimeout, NotFound, SessionRefused, Overloaded, Draining, NotReady,
+                  HandlerFailed, HandlerRefused, GenerationFailed, DeadlineExceeded, IncompleteGeneration):  # fmt: skip
+        status, on_openai = (style.status_of(error("why")) for style in (NATIVE, OPENAI))
+        assert told[error.error_type].startswith(str(status)), error
+        assert on_openai == status or f"on OpenAI bodies {on_openai}" in told[error.error_type], error
+
+
+def test_the_prices_are_of_the_date_that_is_told() -> None:
+    assert f"of {PRICE_REGION} on {PRICE_DATE}" in PAGES[0].read_text(encoding="utf-8")
