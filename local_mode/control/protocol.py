@@ -57,7 +57,7 @@ class ControlPlane:
         try:
             reply = self._answer(prefix, operation, body)
         except ServiceError as error:
-            log.info("call operation=%s error=%s message=%s", operation, error.code, error.message)
+            log.info("call operation=%s error=%s message=%r", operation, error.code, error.message)
             content = json.dumps({"__type": error.code, "message": error.message} | error.members)
             return _reply(error.status, content, request_id)
         log.info("call operation=%s %s", operation, _subject(reply))

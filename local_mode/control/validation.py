@@ -15,6 +15,7 @@ from botocore.model import Shape
 
 from local_mode.contracts import Record, ServiceError
 
+_MAX_SHOWN_CHARS = 256
 _MUST = "failed to satisfy constraint: "
 _TYPES: dict[str, tuple[type, ...]] = {
     "structure": (dict,),
@@ -115,7 +116,10 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _fault(value: Any, path: str, wanted: str) -> str:
-    return f"Value '{value}' at '{path}' {_MUST}{wanted}"
+    """Unlike AWS's, of a map the keys only, since an environment may hold tokens, and of a long value the beginning."""
+    text = f"{{{', '.join(value)}}}" if isinstance(value, dict) else str(value)
+    text = text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}…"
+    return f"Value '{text}' at '{path}' {_MUST}{wanted}"
 
 
 def _spelled(member: str) -> str:

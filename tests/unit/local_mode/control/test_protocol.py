@@ -64,12 +64,14 @@ def test_faults_inside_name_their_place(caller: Caller, variant: dict[str, objec
 
 
 def test_map_values_are_held_to_their_shape(caller: Caller) -> None:
-    container = {"Image": IMAGE, "Environment": {"1BAD": "x", "GOOD": "x" * 100_000}}
+    container = {"Image": IMAGE, "Environment": {"1BAD": "x", "HF_TOKEN": "canary", "GOOD": "x" * 100_000}}
     error = refusal(caller, "CreateModel", ModelName="m", PrimaryContainer=container)
     assert (
         "at 'primaryContainer.environment' failed to satisfy constraint: Map keys must satisfy"
         in error.message
     )
+    assert "{1BAD, HF_TOKEN, GOOD}" in error.message
+    assert "canary" not in error.message and len(error.message) < 2000
 
 
 @pytest.mark.parametrize(("value", "kind"), [(True, "bool"), ("1", "str"), ([1], "list")])
