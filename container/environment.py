@@ -30,7 +30,6 @@ _PLATFORM_SECRETS = frozenset(
         "SAGEMAKER_SERVE_SECRET_KEY",
     }
 )
-DEFAULT_PROGRAM = "inference.py"
 _MAX_NAME_BYTES = 255
 _PORT_RANGE = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 
@@ -67,8 +66,8 @@ class Environment:
     hf_model_id: str | None
     """HF_MODEL_ID, last rung."""
     base_dir: str
-    program: str
-    """File name of a custom handler's script."""
+    program: str | None
+    """File name of a custom handler's script, where it was said."""
     submit_directory: str | None
     """Where that script lies, when it was said."""
     safe_ports: range | None
@@ -110,7 +109,7 @@ def read_environment(environ: Mapping[str, str], from_files: Sequence[Given] = (
         model_id_source=model_id_source,
         hf_model_id=present.get(variables.HF_MODEL_ID),
         base_dir=base_dir,
-        program=present.get(variables.PROGRAM, DEFAULT_PROGRAM),
+        program=present.get(variables.PROGRAM),
         submit_directory=present.get(variables.SUBMIT_DIRECTORY),
         safe_ports=_port_range(present.get(variables.SAFE_PORT_RANGE)),
         secure_mode=read_secure_mode(present, base_dir),

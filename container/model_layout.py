@@ -15,6 +15,7 @@ from serving.errors import ConfigError, ModelError
 
 PROPERTIES_NAME = "serving.properties"
 UNSAFE_SUFFIXES = frozenset({".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"})
+_HANDLER_NAME = "inference.py"
 _FAST_LOADER = "sagemaker-fast-model-loader-*"
 _MAX_PROPERTIES_BYTES = 64 * 1024
 
@@ -29,6 +30,8 @@ class ModelLayout:
     kind: LayoutKind = "snapshot"
     handler_script: Path | None = None
     """`code/inference.py`, or what SAGEMAKER_PROGRAM names there."""
+    missing_script: Path | None = None
+    """What SAGEMAKER_PROGRAM names, where it is not there."""
     model_code: Path | None = None
     """`model.py` of LMI or the model hosting container standards."""
     requirements: Path | None = None
@@ -61,6 +64,11 @@ class ModelLayout:
     def warnings(self) -> tuple[str, ...]:
         """What is there and has no effect, a line each."""
         lines = []
+        if self.missing_script is not None:
+            # No error: SDKs set the variable for images that know nothing of scripts, too.
+            lines.append(
+                f"SAGEMAKER_PROGRAM names {self.missing_script}, which is not there: no custom handler runs"
+            )
         if self.requirements is not None:
             lines.append(
                 f"{self.requirements} is not installed: a start has to work without network and the same way each "
@@ -76,14 +84,12 @@ class ModelLayout:
         return tuple(lines)
 
 
-def find_layout(
-    folder: Path, program: str = "inference.py", submit_directory: str | None = None
-) -> ModelLayout:
+def find_layout(folder: Path, program: str | None = None, submit_directory: str | None = None) -> ModelLayout:
     """What `folder` holds; an absent folder holds nothing. Reads names only, no content."""
     code = (
         Path(submit_directory) if submit_directory and submit_directory.startswith("/") else folder / "code"
     )
-    handler, model_code = _file(code / program), _file(folder / "model.py")
+    handler, model_code = _file(code / (program or _HANDLER_NAME)), _file(folder / "model.py")
     properties = _file(folder / PROPERTIES_NAME)
     kind: LayoutKind = "snapshot"
     if any(folder.glob(_FAST_LOADER)):
@@ -98,6 +104,7 @@ def find_layout(
         folder=folder,
         kind=kind,
         handler_script=handler,
+        missing_script=code / program if program and handler is None else None,
         model_code=model_code,
         requirements=_file(code / "requirements.txt") or _file(folder / "requirements.txt"),
         properties=properties,

@@ -136,6 +136,9 @@ def serving_environment(
         child["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     child.update(without_secrets(environ))
     child["PROMETHEUS_MULTIPROC_DIR"] = str(run_dir / METRICS_DIR)
+    child.pop(
+        "GUNICORN_CMD_ARGS", None
+    )  # gunicorn would put them above the arguments that it is started with
     return child
 
 

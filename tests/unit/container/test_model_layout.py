@@ -52,6 +52,11 @@ def test_the_handler_that_the_sdk_names(tmp_path: Path) -> None:
     assert find_layout(tmp_path).handler_script is None
 
 
+def test_a_script_that_is_named_and_missing_gets_a_line(tmp_path: Path) -> None:
+    (line,) = find_layout(snapshot(tmp_path), "serve.py").warnings()
+    assert f"SAGEMAKER_PROGRAM names {tmp_path / 'code' / 'serve.py'}, which is not there" in line
+
+
 def test_model_code_of_lmi_is_refused_by_name(tmp_path: Path) -> None:
     layout = find_layout(snapshot(tmp_path, "model.py", "requirements.txt", "serving.properties"))
     assert (layout.kind, layout.requirements) == ("lmi", tmp_path / "requirements.txt")

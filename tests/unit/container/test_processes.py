@@ -41,6 +41,7 @@ def test_what_the_user_set_stays() -> None:
     assert "PYTORCH_ALLOC_CONF" not in child
     assert "HF_TOKEN" not in child
     assert serving_environment(config(), {}, RUN_DIR)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert "GUNICORN_CMD_ARGS" not in serving_environment(config(), {"GUNICORN_CMD_ARGS": "-b :1"}, RUN_DIR)
 
 
 def test_ranks_do_not_use_small_shared_memory() -> None:
