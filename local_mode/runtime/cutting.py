@@ -46,6 +46,8 @@ async def parts(chunks: AsyncIterator[bytes], rng: random.Random | None) -> Asyn
     finally:
         reader.cancel()
         await asyncio.wait({reader})
+    if not reader.cancelled() and (unforeseen := reader.exception()) is not None:
+        raise unforeseen
     if item is not None and item.error is not None:
         raise item.error
 
@@ -67,6 +69,11 @@ async def _read(chunks: AsyncIterator[bytes], waiting: _Waiting) -> None:
                 await waiting.put(chunk)
     except ConnectionError as error:
         end = _End(error)
+    except asyncio.CancelledError:
+        raise
+    except BaseException:
+        await waiting.put(end)  # or whoever waits for the next chunk would do so for ever
+        raise
     await waiting.put(end)
 
 

@@ -15,7 +15,7 @@ from local_mode.runtime import cutting
 from local_mode.runtime.operations import Frames
 
 
-async def given_chunks(*chunks: bytes, error: ConnectionError | None = None) -> AsyncIterator[bytes]:
+async def given_chunks(*chunks: bytes, error: Exception | None = None) -> AsyncIterator[bytes]:
     for chunk in chunks:
         yield chunk
     if error is not None:
@@ -31,6 +31,15 @@ def test_bytes_are_the_same_and_no_part_is_empty(chunks: list[bytes], seed: int)
     seen = asyncio.run(collected(given_chunks(*chunks), random.Random(seed)))
     assert b"".join(seen) == b"".join(chunks)
     assert all(seen)
+
+
+def test_an_error_that_nobody_foresaw_is_raised_and_not_waited_for() -> None:
+    async def read() -> list[bytes]:
+        async with asyncio.timeout(20.0):
+            return await collected(given_chunks(b"a", error=RuntimeError("a defect")), None)
+
+    with pytest.raises(RuntimeError, match="a defect"):
+        asyncio.run(read())
 
 
 @given(st.binary(min_size=1, max_size=100), st.integers())
