@@ -160,7 +160,9 @@ def generate(
 
 @app.command()
 def plan(
-    model: Annotated[str, typer.Argument(help="A folder with config.json, an s3:// prefix, or a Hub id.")],
+    model: Annotated[
+        str, typer.Argument(help="A folder with config.json, an s3:// prefix, a Hub id, or demo.")
+    ],
     instance_type: Annotated[str | None, typer.Option(help="Judge this one, such as ml.g6.12xlarge.")] = None,
     max_total_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest prompt + answer that must fit.")
@@ -179,6 +181,7 @@ def plan(
       textgen-endpoint plan ./my-model --instance-type ml.g6.12xlarge --max-total-tokens 8192
     Exit status: 0 fits, 1 does not fit, 2 wrong use.
     """
+    from container.model_source import DEMO, demo_folder
     from sagemaker_sdk_ext import plan_text
 
     flags = {
@@ -189,7 +192,8 @@ def plan(
         "--revision": revision,
     }
     given = [word for flag, value in flags.items() if value is not None for word in (flag, str(value))]
-    raise typer.Exit(plan_text.main([model, *given]))
+    folder = str(demo_folder()) if model == DEMO else model
+    raise typer.Exit(plan_text.main([folder, *given]))
 
 
 def _print_continuation(prompt: str, params: Any, model_id: str) -> None:

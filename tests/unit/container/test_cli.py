@@ -93,6 +93,7 @@ def test_the_container_and_the_command_never_import_torch() -> None:
 
 
 def test_plan_says_what_fits_and_its_status_tells(tmp_path: Path, demo_model_dir: Path) -> None:
+    assert invoke("plan", "demo").exit_code == 0
     fits = invoke("plan", str(demo_model_dir), "--instance-type", "ml.g6.xlarge")
     assert fits.exit_code == 0
     assert "LlamaForCausalLM" in fits.stdout and "ml.g6.xlarge" in fits.stdout
