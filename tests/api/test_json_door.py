@@ -116,7 +116,7 @@ def test_many_strings_are_refused_before_they_are_built() -> None:
         ("application/vnd.api+json", 200),
         ("application/octet-stream", 200),
         ("application/json; charset=utf-16", 415),
-        ("application/jsonlines", 415),
+        ("application/jsonlines", 200),  # one line
         ("text/plain", 415),
         ("text/json", 415),
         ("application/x-www-form-urlencoded", 415),
@@ -179,9 +179,8 @@ def test_bodies_that_end_early_or_have_no_length(front: Front) -> None:
     assert post_raw(front, Counting(GOOD), CONTENT_LENGTH="")[0] == 400
 
 
-@pytest.mark.parametrize("name", ["input", "requestType"])
-def test_invocations_names_what_it_supports(front: Front, name: str) -> None:
-    assert f"`{name}` is not supported" in front.error({name: "x"}, path="/invocations")
+def test_invocations_names_what_it_supports(front: Front) -> None:
+    assert "`input` is not supported" in front.error({"input": "x"}, path="/invocations")
 
 
 def test_invocations_without_any_known_field(front: Front) -> None:

@@ -89,7 +89,7 @@ def obedient() -> list[str]:
 
 def seen_by(server: ServerProcess, path: Path) -> Path:
     """`path` as the container's mounts have it."""
-    return Path(f"/proc/{server.pid}/root/{str(path).lstrip('/')}")
+    return Path(f"/proc/{server.pid}/root") / path.relative_to("/")
 
 
 def interfaces(server: ServerProcess) -> set[str]:

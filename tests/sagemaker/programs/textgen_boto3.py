@@ -18,7 +18,7 @@ model = TextGenModel(
 )
 predictor = model.deploy(
     instance_type="ml.g5.xlarge",
-    endpoint_name="textgen-boto3",
+    endpoint_name="textgen-class-boto3",
     async_inference_config={"OutputConfig": {"S3OutputPath": f"s3://{bucket}/textgen"}},
     poll_s=0.5,
 )
@@ -35,5 +35,5 @@ except RequestRefused as error:
 result["variant"] = model.requests.endpoint_config["ProductionVariants"][0]
 
 sagemaker = boto3.client("sagemaker")
-sagemaker.delete_endpoint(EndpointName="textgen-boto3")
+sagemaker.delete_endpoint(EndpointName="textgen-class-boto3")
 print(json.dumps(result))
