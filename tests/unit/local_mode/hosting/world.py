@@ -185,7 +185,7 @@ def run(state: Path, story: Callable[[World], Awaitable[None]], **options: Any) 
         return world
 
     world = asyncio.run(play())
-    fakes = [line for line in descendants() if "fake_container" in line or "keeper.py" in line]
+    fakes = [line for line in descendants() if "fake_container" in line]
     if fakes:
         raise AssertionError(f"left running: {fakes}")
     if world.left_on_disk():
