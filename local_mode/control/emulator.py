@@ -77,7 +77,7 @@ def _composed(
             routing=built.routing,
             storage=built.storage,
             resources=resources,
-            settings=RuntimeSettings(faults=faults, state_dir=folder.async_requests),
+            settings=RuntimeSettings(faults=faults, state_dir=folder.path),
         )
         control = ControlPlane(operations(resources, built.hosting))
         playground = Playground(resources=resources, containers=built.placement, logs=built.logs)

@@ -53,10 +53,6 @@ class StateFolder:
     def logs(self) -> Path:
         return self.path / "logs"
 
-    @property
-    def async_requests(self) -> Path:
-        return self.path / "async"
-
     @contextlib.contextmanager
     def taken(self, *, host: str, port: int, region: str) -> Iterator[None]:
         """Hold the folder for this process, which the operating system ends with it. Raises `FolderTaken`."""

@@ -151,7 +151,10 @@ class Fleet:
         self._changed()
         log = instance.log(self.plan.containers[0].hostname)
         note(log, f"this instance is replaced: {reason}")
-        await instance.stop()
+        try:
+            await instance.stop()
+        except ContainerFailed as error:
+            note(log, f"what is left of it could not be stopped: {error}")
         pause_s = self._platform.clocks.first_backoff_s
         while True:
             await asyncio.sleep(pause_s)

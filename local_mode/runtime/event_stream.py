@@ -2,7 +2,8 @@
 
     u32 total length | u32 header length | u32 CRC-32 of these 8 bytes | headers | payload | u32 CRC-32 of all before
 
-All numbers are big-endian. A header is: u8 name length, name, u8 type, value.
+All numbers are big-endian. A header is: u8 name length, name, u8 type, value; ours are strings (type 7, u16
+length, UTF-8).
 """
 
 from __future__ import annotations
@@ -11,21 +12,17 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping
-from datetime import datetime
-from uuid import UUID
 
 CONTENT_TYPE = "application/vnd.amazon.eventstream"
 MAX_HEADERS_BYTES = 128 * 1024
 MAX_PAYLOAD_BYTES = 24 * 1024 * 1024
 """Both limits are botocore's: it refuses a message that exceeds one."""
 
-HeaderValue = bool | int | bytes | str | datetime | UUID
-
-_I32_MAX = 2**31
+_STRING = 7
 _MAX_VALUE_BYTES = 2**15 - 1
 
 
-def message(headers: Mapping[str, HeaderValue], payload: bytes) -> bytes:
+def message(headers: Mapping[str, str], payload: bytes) -> bytes:
     """One message. Raises `ValueError` for what no reader would take: too long a name, value, block or payload."""
     return _framed(b"".join(_header(name, value) for name, value in headers.items()), payload)
 
@@ -40,11 +37,6 @@ def exception(kind: str, **members: str) -> bytes:
     return message(headers, json.dumps(members).encode())
 
 
-def error(code: str, text: str) -> bytes:
-    """A failure that the service model does not know."""
-    return message({":message-type": "error", ":error-code": code, ":error-message": text}, b"")
-
-
 def _framed(headers: bytes, payload: bytes) -> bytes:
     if len(headers) > MAX_HEADERS_BYTES or len(payload) > MAX_PAYLOAD_BYTES:
         raise ValueError(
@@ -56,27 +48,13 @@ def _framed(headers: bytes, payload: bytes) -> bytes:
     return content + struct.pack("!I", zlib.crc32(content))
 
 
-def _header(name: str, value: HeaderValue) -> bytes:
-    raw_name = name.encode()
+def _header(name: str, value: str) -> bytes:
+    raw_name, raw = name.encode(), value.encode()
     if not 0 < len(raw_name) < 256:
         raise ValueError(f"the header name {name!r} has {len(raw_name)} bytes, 1 to 255 are possible")
-    return bytes((len(raw_name),)) + raw_name + _value(value)
-
-
-def _value(value: HeaderValue) -> bytes:
-    if isinstance(value, bool):
-        return b"\x00" if value else b"\x01"
-    if isinstance(value, int):
-        small = -_I32_MAX <= value < _I32_MAX
-        return struct.pack("!Bi", 4, value) if small else struct.pack("!Bq", 5, value)
-    if isinstance(value, datetime):
-        return struct.pack("!Bq", 8, round(value.timestamp() * 1000))
-    if isinstance(value, UUID):
-        return b"\x09" + value.bytes
-    kind, raw = (7, value.encode()) if isinstance(value, str) else (6, value)
     if len(raw) > _MAX_VALUE_BYTES:
         raise ValueError(f"a header value has {len(raw)} bytes, {_MAX_VALUE_BYTES} are possible")
-    return struct.pack("!BH", kind, len(raw)) + raw
+    return bytes((len(raw_name),)) + raw_name + struct.pack("!BH", _STRING, len(raw)) + raw
 
 
 # The headers of every part are the same: they are encoded once.

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from uuid import UUID
-
 import pytest
 from botocore.eventstream import ChecksumMismatch, EventStreamBuffer
 from hypothesis import given
@@ -59,34 +56,16 @@ def test_any_flipped_bit_is_noticed(payload: bytes, data: st.DataObject) -> None
 
 
 @given(
-    st.dictionaries(
-        st.text(min_size=1, max_size=20),
-        st.one_of(
-            st.booleans(),
-            st.integers(-(2**63), 2**63 - 1),
-            st.binary(max_size=300),
-            st.text(max_size=100),
-        ),
-        max_size=8,
-    ),
+    st.dictionaries(st.text(min_size=1, max_size=20), st.text(max_size=100), max_size=8),
     st.binary(max_size=100),
 )
-def test_headers_of_every_type(headers: dict[str, event_stream.HeaderValue], payload: bytes) -> None:
-    ((seen, content),) = decoded(event_stream.message(headers, payload))
-    assert (seen, content) == (headers, payload)
-    assert [type(value) for value in seen.values()] == [type(value) for value in headers.values()]
-
-
-def test_times_and_uuids() -> None:
-    when = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
-    number = UUID("12345678-1234-5678-1234-567812345678")
-    ((seen, _),) = decoded(event_stream.message({"when": when, "number": number}, b""))
-    assert seen == {"when": 1767323045678, "number": number.bytes}
+def test_headers(headers: dict[str, str], payload: bytes) -> None:
+    assert decoded(event_stream.message(headers, payload)) == [(headers, payload)]
 
 
 def test_failures() -> None:
     exception = event_stream.exception("ModelStreamError", Message="m", ErrorCode="StreamBroken")
-    assert decoded(exception, event_stream.error("Throttling", "slow down")) == [
+    assert decoded(exception) == [
         (
             {
                 ":message-type": "exception",
@@ -95,7 +74,6 @@ def test_failures() -> None:
             },
             b'{"Message": "m", "ErrorCode": "StreamBroken"}',
         ),
-        ({":message-type": "error", ":error-code": "Throttling", ":error-message": "slow down"}, b""),
     ]
 
 
@@ -105,11 +83,10 @@ def test_failures() -> None:
         ({"": "x"}, b""),
         ({"n" * 256: "x"}, b""),
         ({"n": "x" * 32768}, b""),
-        ({"n": bytes(32768)}, b""),
         ({f"n{number}": "x" * 32767 for number in range(5)}, b""),
         ({}, bytes(event_stream.MAX_PAYLOAD_BYTES + 1)),
     ],
 )
-def test_what_no_reader_takes(headers: dict[str, event_stream.HeaderValue], payload: bytes) -> None:
+def test_what_no_reader_takes(headers: dict[str, str], payload: bytes) -> None:
     with pytest.raises(ValueError, match="bytes|limits"):
         event_stream.message(headers, payload)
