@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+from container.families.engine_flags import flag_aliases, flag_no_effects, flag_refusals
 from container.families.family import (
-    DTYPES,
-    FALSE,
-    NO_CONFIG_OVERRIDE,
     NO_LORA,
     NO_PIPELINE,
     NO_SPECULATION,
@@ -14,7 +12,6 @@ from container.families.family import (
     Alias,
     Family,
     Refusal,
-    dtype,
     no_effects,
     one_of,
     refusals,
@@ -36,22 +33,15 @@ LMI = Family(
     title="LMI / DJL Serving (`OPTION_*`, `SERVING_*`, serving.properties)",
     aliases=(
         Alias("OPTION_MODEL_ID", "model.model_id"),
-        Alias("OPTION_REVISION", "model.revision"),
-        Alias("OPTION_TRUST_REMOTE_CODE", "model.trust_remote_code"),
-        Alias("OPTION_DTYPE", "model.dtype", dtype, DTYPES),
+        *flag_aliases(PREFIX),
         Alias("OPTION_QUANTIZE", "model.quantize"),
         Alias("OPTION_TENSOR_PARALLEL_DEGREE", "parallel.num_ranks", _degree, _MAX_RANKS),
         Alias("TENSOR_PARALLEL_DEGREE", "parallel.num_ranks", _degree, _MAX_RANKS),
         Alias("OPTION_MAX_MODEL_LEN", "limits.max_total_tokens"),
         Alias("OPTION_MAX_ROLLING_BATCH_SIZE", "scheduler.max_num_seqs"),
-        Alias("OPTION_MAX_NUM_SEQS", "scheduler.max_num_seqs"),
         Alias("MAX_BATCH_SIZE", "scheduler.max_num_seqs", note="also TGI's, with the same meaning"),
         Alias("OPTION_MAX_ROLLING_BATCH_PREFILL_TOKENS", "scheduler.max_batch_prefill_tokens"),
         Alias("OPTION_MAX_NUM_BATCHED_TOKENS", "scheduler.max_batch_prefill_tokens"),
-        Alias("OPTION_GPU_MEMORY_UTILIZATION", "cache.memory_fraction"),
-        Alias("OPTION_ENABLE_PREFIX_CACHING", "cache.prefix_caching"),
-        Alias("OPTION_BLOCK_SIZE", "cache.block_size"),
-        Alias("OPTION_CHAT_TEMPLATE", "model.chat_template"),
         Alias("OPTION_SERVED_MODEL_NAME", "model.served_names"),
         Alias(
             "OPTION_OUTPUT_FORMATTER",
@@ -76,22 +66,10 @@ LMI = Family(
         Alias("OPTION_SESSIONS_EXPIRATION", "sessions.ttl_s"),
     ),
     refusals=(
-        *refusals(
-            NO_PIPELINE,
-            "OPTION_PIPELINE_PARALLEL_DEGREE",
-            "OPTION_DATA_PARALLEL_SIZE",
-            harmless=frozenset({"1"}),
-        ),
-        *refusals(NO_LORA, "OPTION_ENABLE_LORA", harmless=FALSE),
+        *flag_refusals(PREFIX),
+        *refusals(NO_PIPELINE, "OPTION_PIPELINE_PARALLEL_DEGREE", harmless=frozenset({"1"})),
         *refusals(NO_LORA, "OPTION_ADAPTERS"),
-        *refusals(
-            NO_SPECULATION, "OPTION_SPECULATIVE_DRAFT_MODEL", "OPTION_SPECULATIVE_CONFIG", harmless=NONE
-        ),
-        *refusals("the KV cache has the model's type", "OPTION_KV_CACHE_DTYPE", harmless=frozenset({"auto"})),
-        *refusals(NO_CONFIG_OVERRIDE, "OPTION_ROPE_SCALING", "OPTION_HF_OVERRIDES"),
-        *refusals(
-            "nothing is offloaded to the CPU", "OPTION_CPU_OFFLOAD_GB", harmless=frozenset({"0", "0.0"})
-        ),
+        *refusals(NO_SPECULATION, "OPTION_SPECULATIVE_DRAFT_MODEL", harmless=NONE),
         *refusals(
             "only safetensors are loaded, and the format of Fast Model Loader is not public",
             "OPTION_LOAD_FORMAT",
@@ -132,11 +110,8 @@ LMI = Family(
             "SERVING_MODEL_LOADING_TIMEOUT",
         ),
         *no_effects("sessions are held in the engine's memory", "OPTION_SESSIONS_PATH"),
-        *no_effects(
-            "there are no adapters", "OPTION_MAX_LORAS", "OPTION_MAX_LORA_RANK", "OPTION_MAX_CPU_LORAS"
-        ),
-        *no_effects("prompts are always computed in pieces", "OPTION_ENABLE_CHUNKED_PREFILL"),
-        *no_effects("the engine chooses how it runs the model", "OPTION_ENFORCE_EAGER", "OPTION_DEVICE_MAP"),
+        *flag_no_effects(PREFIX),
+        *no_effects("the engine chooses how it runs the model", "OPTION_DEVICE_MAP"),
         *no_effects("weights are loaded one rank each, side by side", "OPTION_PARALLEL_LOADING"),
         *no_effects(
             "one engine serves every request; see API_WORKERS for the front",

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+from container.families.engine_flags import flag_aliases, flag_no_effects, flag_refusals
 from container.families.family import (
-    DTYPES,
-    FALSE,
     NO_CONFIG_OVERRIDE,
-    NO_LORA,
-    NO_PIPELINE,
-    NO_SPECULATION,
     NONE,
     Alias,
     Family,
     Refusal,
     address,
-    dtype,
     names,
     negated,
     no_effects,
@@ -64,30 +59,23 @@ VLLM = Family(
     title="vLLM images (`SM_VLLM_*`)",
     aliases=(
         Alias("SM_VLLM_MODEL", "model.model_id"),
-        Alias("SM_VLLM_REVISION", "model.revision"),
-        Alias("SM_VLLM_TRUST_REMOTE_CODE", "model.trust_remote_code"),
-        Alias("SM_VLLM_DTYPE", "model.dtype", dtype, DTYPES),
+        *flag_aliases(PREFIX),
         Alias("SM_VLLM_QUANTIZATION", "model.quantize"),
         Alias("SM_VLLM_TENSOR_PARALLEL_SIZE", "parallel.num_ranks"),
         Alias("SM_VLLM_MAX_MODEL_LEN", "limits.max_total_tokens", _tokens, _TOKENS),
-        Alias("SM_VLLM_GPU_MEMORY_UTILIZATION", "cache.memory_fraction"),
-        Alias("SM_VLLM_MAX_NUM_SEQS", "scheduler.max_num_seqs"),
         Alias("SM_VLLM_MAX_NUM_BATCHED_TOKENS", "scheduler.max_batch_prefill_tokens", _tokens, _TOKENS),
-        Alias("SM_VLLM_ENABLE_PREFIX_CACHING", "cache.prefix_caching"),
         Alias(
             "SM_VLLM_NO_ENABLE_PREFIX_CACHING",
             "cache.prefix_caching",
             negated("cache.prefix_caching"),
             note="the opposite",
         ),
-        Alias("SM_VLLM_BLOCK_SIZE", "cache.block_size"),
         Alias(
             "SM_VLLM_SERVED_MODEL_NAME",
             "model.served_names",
             names,
             "a name, several with commas between them, or a JSON array of them",
         ),
-        Alias("SM_VLLM_CHAT_TEMPLATE", "model.chat_template"),
         Alias(
             "SM_VLLM_TOOL_CALL_PARSER",
             "model.tool_format",
@@ -115,29 +103,9 @@ VLLM = Family(
         Alias("SM_VLLM_MAX_LOGPROBS", "limits.max_top_n_tokens"),
     ),
     refusals=(
-        *refusals(
-            NO_PIPELINE,
-            "SM_VLLM_PIPELINE_PARALLEL_SIZE",
-            "SM_VLLM_DATA_PARALLEL_SIZE",
-            harmless=frozenset({"1"}),
-        ),
-        *refusals(NO_LORA, "SM_VLLM_ENABLE_LORA", harmless=FALSE),
-        *refusals(NO_LORA, "SM_VLLM_LORA_MODULES"),
-        *refusals(NO_SPECULATION, "SM_VLLM_SPECULATIVE_CONFIG", "SM_VLLM_SPECULATIVE_MODEL", harmless=NONE),
-        *refusals(
-            "the KV cache has the model's type", "SM_VLLM_KV_CACHE_DTYPE", harmless=frozenset({"auto"})
-        ),
-        *refusals(
-            NO_CONFIG_OVERRIDE,
-            "SM_VLLM_HF_OVERRIDES",
-            "SM_VLLM_OVERRIDE_GENERATION_CONFIG",
-            "SM_VLLM_ROPE_SCALING",
-            "SM_VLLM_ROPE_THETA",
-        ),
+        *flag_refusals(PREFIX),
+        *refusals(NO_CONFIG_OVERRIDE, "SM_VLLM_OVERRIDE_GENERATION_CONFIG", "SM_VLLM_ROPE_THETA"),
         *refusals(NO_CONFIG_OVERRIDE, "SM_VLLM_GENERATION_CONFIG", harmless=frozenset({"auto"})),
-        *refusals(
-            "nothing is offloaded to the CPU", "SM_VLLM_CPU_OFFLOAD_GB", harmless=frozenset({"0", "0.0"})
-        ),
         *refusals(
             "only safetensors are loaded", "SM_VLLM_LOAD_FORMAT", harmless=frozenset({"auto", "safetensors"})
         ),
@@ -147,14 +115,13 @@ VLLM = Family(
         Refusal("SM_VLLM_KV_TRANSFER_CONFIG", "prompts and answers are computed by the same engine", NONE),
     ),
     no_effects=(
+        *flag_no_effects(PREFIX),
         *no_effects("each request has a seed of its own; it may name one", "SM_VLLM_SEED"),
         *no_effects(
             "tool calls are always found when a request brings tools", "SM_VLLM_ENABLE_AUTO_TOOL_CHOICE"
         ),
-        *no_effects("prompts are always computed in pieces", "SM_VLLM_ENABLE_CHUNKED_PREFILL"),
         *no_effects(
             "the engine chooses how it runs the model",
-            "SM_VLLM_ENFORCE_EAGER",
             "SM_VLLM_COMPILATION_CONFIG",
             "SM_VLLM_MAX_SEQ_LEN_TO_CAPTURE",
             "SM_VLLM_DISTRIBUTED_EXECUTOR_BACKEND",
@@ -163,9 +130,6 @@ VLLM = Family(
             "SM_VLLM_ASYNC_SCHEDULING",
         ),
         *no_effects("preempted sequences are computed again, not swapped", "SM_VLLM_SWAP_SPACE"),
-        *no_effects(
-            "there are no adapters", "SM_VLLM_MAX_LORAS", "SM_VLLM_MAX_LORA_RANK", "SM_VLLM_MAX_CPU_LORAS"
-        ),
         *no_effects(
             "LOG_LEVEL and LOG_PROMPTS say what is logged",
             "SM_VLLM_DISABLE_LOG_REQUESTS",
