@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import tempfile
@@ -13,7 +12,7 @@ from typing import Any
 import msgspec
 
 from container import variables
-from container.fields import parse_bool, short
+from container.fields import is_address, parse_bool, short
 from container.readings import Given, from_environment, read
 from container.secure_mode import SecureMode, read_secure_mode
 from container.variables import VARIABLES
@@ -144,7 +143,7 @@ def overlay(environ: Mapping[str, str], flags: Mapping[str, str]) -> dict[str, s
     """
     merged = dict(environ)
     for flag, text in flags.items():
-        if flag == "hostname" and not _is_address(text):
+        if flag == "hostname" and not is_address(text):
             raise ConfigError(f"--hostname {text} is not valid; allowed: an IP address such as 127.0.0.1")
         names = variables.names_of(_field_of_flag(flag))
         for name in names:
@@ -249,11 +248,3 @@ def _token(present: Mapping[str, str]) -> tuple[Secret | None, str | None]:
     others = [name for name in names[1:] if present[name] != token.reveal()]
     warning = f"{', '.join(names)} hold different tokens; {names[0]} is used" if others else None
     return token, warning
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from collections.abc import Callable
@@ -139,3 +140,12 @@ def allowed_text(kind: inspect.Type) -> str:
         noun = "a whole number" if isinstance(kind, inspect.IntType) else "a number"
         return " ".join([noun, " and ".join(bounds)]) if bounds else noun
     return "text"
+
+
+def is_address(text: str) -> bool:
+    """Whether `text` is an IP literal."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -6,14 +6,13 @@ Knows names and their families, nothing of where the texts come from.
 from __future__ import annotations
 
 import difflib
-import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from container import variables
 from container.families import FAMILIES
 from container.families.hugging_face import LIBRARY_PREFIXES
-from container.fields import short
+from container.fields import is_address, short
 from container.variables import ALIASES, VARIABLES, Variable
 from serving.errors import ConfigError
 
@@ -94,7 +93,7 @@ def _candidates(path: str, givens: Sequence[Given]) -> list[_Candidate]:
     found: list[_Candidate] = []
     for name in variable.names if variable is not None else variables.names_of(path)[:1]:
         for given in (given for given in givens if given.name == name):
-            if path == "http.host" and not _is_address(given.text):
+            if path == "http.host" and not is_address(given.text):
                 continue  # Docker sets HOSTNAME to the container's name
             found.append(_Candidate(given, _own_value(variable, given, path)))
         if found and variable is not None and variable.ranked:
@@ -164,11 +163,3 @@ def _unknown_names(givens: Sequence[Given]) -> str | None:
 def _with_suggestion(source: str, name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     return f"{source} (did you mean {close[0]}?)" if close else source
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
