@@ -26,9 +26,7 @@ class PlainBackend:
         return str(region) if region else None
 
     def role_arn(self, role: str) -> str:
-        if "/" in role:
-            return role
-        return str(self._boto.client("iam").get_role(RoleName=role)["Role"]["Arn"])
+        return role_arn(self._boto, role)
 
     def create(self, operation: str, request: Request) -> None:
         getattr(self._client, method_name(operation))(**request)
@@ -56,6 +54,11 @@ def boto_session(session: Any) -> Any:
     except ImportError as error:
         raise ConfigurationError("boto3 is needed to deploy: pip install boto3") from error
     return boto3.session.Session()
+
+
+def role_arn(boto: Any, role: str) -> str:
+    """The ARN of a role that is given by its ARN or by its name."""
+    return role if "/" in role else str(boto.client("iam").get_role(RoleName=role)["Role"]["Arn"])
 
 
 def method_name(operation: str) -> str:

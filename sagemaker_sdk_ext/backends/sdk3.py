@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from sagemaker_sdk_ext.backends import Line, Request
-from sagemaker_sdk_ext.backends.plain import boto_session
+from sagemaker_sdk_ext.backends.plain import boto_session, role_arn
 from sagemaker_sdk_ext.errors import ConfigurationError
 
 # Maps whose keys are the user's own.
@@ -32,9 +32,7 @@ class Sdk3Backend:
         return str(region) if region else None
 
     def role_arn(self, role: str) -> str:
-        if "/" in role:
-            return role
-        return str(self._boto.client("iam").get_role(RoleName=role)["Role"]["Arn"])
+        return role_arn(self._boto, role)
 
     def create(self, operation: str, request: Request) -> None:
         resource = getattr(self._resources, operation.removeprefix("Create"))
