@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import llguidance
 import pytest
 
 from serving.config import LimitsConfig
@@ -160,7 +161,6 @@ def test_grammars_switched_off() -> None:
 
 
 def test_the_choice_grammar_compiles() -> None:
-    llguidance = pytest.importorskip("llguidance")
     source = 'start: "yes" | "n\\"o\\n" | "ö"\n'
     grammar = Grammar(kind="lark", source=source)
     matcher = llguidance.LLMatcher.validate_grammar(llguidance.LLMatcher.grammar_from_lark(grammar.source))

@@ -22,7 +22,7 @@ from tests.sagemaker.conftest import (
     wait_in_service,
 )
 
-ACCOUNT_LIMIT_S = 15.0
+IN_SERVICE_LIMIT_S = 15.0
 GREEDY = {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 12}}
 CHAT = {"messages": [{"role": "user", "content": "Tell me a story 🦊"}], "max_tokens": 12}
 
@@ -32,7 +32,7 @@ def endpoint(aws: Aws) -> Iterator[Endpoint]:
     made = create_endpoint(aws, "shared", container={"ContainerHostname": "primary"})
     wait_in_service(aws, made.name)
     in_service_s = time.monotonic() - made.started_s
-    assert in_service_s < ACCOUNT_LIMIT_S, f"CreateEndpoint to InService took {in_service_s:.1f} s"
+    assert in_service_s < IN_SERVICE_LIMIT_S, f"CreateEndpoint to InService took {in_service_s:.1f} s"
     yield made
     delete_endpoint(aws, made.name)
 

@@ -13,8 +13,6 @@ import pytest
 from serving.kernels.cpu.native.prebuilt import find_compiler
 from tests.house_rules import ROOT
 
-pytest.importorskip("triton")
-
 BUILD = """
 import sys; from pathlib import Path
 from serving.kernels.triton import prebuilt
