@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Any
 
 from local_mode.contracts import ContainerFailed, ModelData, Record, Resources, ServiceError
 from local_mode.hosting.endpoints import clip
 from local_mode.hosting.fleet import Fleet, Platform
+from local_mode.hosting.jobs import Leaving
 from local_mode.hosting.placement import Placement, key
 from local_mode.hosting.plans import DEFAULT_DOWNLOAD_S, Plan, component_plan
 
@@ -25,7 +25,7 @@ class Components:
         self._placement = placement
         self._platform = platform
         self._max_copies = max_copies
-        self._leaving: dict[str, set[asyncio.Task[None]]] = {}
+        self._leaving = Leaving()
 
     async def create(self, name: str) -> None:
         """From Creating to InService or Failed; when it is Failed nothing of it runs."""
@@ -74,9 +74,7 @@ class Components:
         if fleet is not None:
             await fleet.stop()
         self._placement.components.pop(key(name), None)
-        leaving = self._leaving.get(key(name), set())
-        if leaving:
-            await asyncio.wait(leaving)
+        await self._leaving.ended(key(name))
 
     def fail(self, name: str, error: BaseException) -> None:
         """For what nobody foresaw."""
@@ -104,10 +102,7 @@ class Components:
         kept = {"_Deployed": {"model": model}} if model is not None else {}
         self._change(name, InferenceComponentStatus="InService", FailureReason=None, **kept)
         if old is not None:
-            task = asyncio.create_task(old.stop())
-            leaving = self._leaving.setdefault(key(name), set())
-            leaving.add(task)
-            task.add_done_callback(leaving.discard)
+            self._leaving.begin(key(name), old.stop())
 
     async def _move_adapters(self, base: str, fleet: Fleet) -> None:
         """Before `fleet` takes the place of another one: whoever invokes an adapter finds it there."""

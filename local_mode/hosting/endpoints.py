@@ -5,14 +5,13 @@ One of these steps at a time runs per endpoint; components are another file's.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from typing import Any
 
 from local_mode.contracts import ContainerFailed, Record, Resources, ServiceError
 from local_mode.hosting.fleet import Fleet, Platform, together
-from local_mode.hosting.jobs import all_ended
+from local_mode.hosting.jobs import Leaving, all_ended
 from local_mode.hosting.logs import note
 from local_mode.hosting.placement import Placement, key
 from local_mode.hosting.plans import variant_plan
@@ -34,7 +33,7 @@ class Endpoints:
         self._placement = placement
         self._platform = platform
         self._max_copies = max_copies
-        self._leaving: dict[str, set[asyncio.Task[None]]] = {}
+        self._leaving = Leaving()
 
     async def create(self, name: str) -> None:
         """From Creating to InService or Failed; when it is Failed nothing runs."""
@@ -104,9 +103,7 @@ class Endpoints:
         fleets = self._placement.endpoints.get(key(name), {})
         await all_ended(*(fleet.stop() for fleet in fleets.values()))
         self._placement.endpoints.pop(key(name), None)
-        leaving = self._leaving.get(key(name), set())
-        if leaving:
-            await asyncio.wait(leaving)
+        await self._leaving.ended(key(name))
 
     def fail(self, name: str, error: BaseException) -> None:
         """For what nobody foresaw."""
@@ -189,10 +186,7 @@ class Endpoints:
     def _retire(self, name: str, fleets: dict[str, Fleet]) -> None:
         """Stop what has been replaced, without holding up what comes next."""
         for fleet in fleets.values():
-            task = asyncio.create_task(fleet.stop())
-            leaving = self._leaving.setdefault(key(name), set())
-            leaving.add(task)
-            task.add_done_callback(leaving.discard)
+            self._leaving.begin(key(name), fleet.stop())
 
     def _counts(self, config: Record, known: dict[str, Record]) -> dict[str, int]:
         return {

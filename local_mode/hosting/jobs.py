@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 Job = Callable[[], Awaitable[None]]
 
@@ -14,6 +15,24 @@ async def all_ended(*steps: Awaitable[None]) -> None:
     for outcome in outcomes:
         if outcome is not None:
             raise outcome
+
+
+class Leaving:
+    """What has been replaced and is being stopped, by the name of its resource, while its successor serves."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, set[asyncio.Task[None]]] = {}
+
+    def begin(self, name: str, stop: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(stop)
+        tasks = self._tasks.setdefault(name, set())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    async def ended(self, name: str) -> None:
+        """Returns when nothing of it is left."""
+        if tasks := self._tasks.pop(name, None):
+            await asyncio.wait(tasks)
 
 
 class Jobs:
