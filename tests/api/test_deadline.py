@@ -16,7 +16,7 @@ from tests.api.fake_engine import FakeStream
 from tests.api.openai_client import MESSAGES, OpenAIFront, ToolText, says
 from tests.unit.test_metrics import parse
 
-DEADLINE_S = 0.2
+DEADLINE_S = 0.5  # more than a busy machine takes to hand a request to the engine
 CHAT = {"messages": MESSAGES}
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
@@ -47,7 +47,7 @@ def cut(front: OpenAIFront, body: Any) -> Any:
     """The answer of a call that the deadline ended, with the signs that it did."""
     started_s = time.monotonic()
     response = post(front, body)
-    assert DEADLINE_S <= time.monotonic() - started_s < DEADLINE_S + 1.0
+    assert DEADLINE_S <= time.monotonic() - started_s < DEADLINE_S + 10.0
     assert response.status_code == 200, response.get_data(as_text=True)
     assert response.headers[CUSTOM_ATTRIBUTES] == "deadline=reached"
     assert response.content_type == "application/json"
@@ -159,7 +159,7 @@ def test_part_of_a_given_format_is_an_error(body: dict[str, Any], style: str) ->
     assert (answer["error_type"] if style == "native" else answer["error"]["code"]) == "deadline"
     for fix in ("stream", "fewer tokens", "asynchronous inference", "UNARY_DEADLINE_S"):
         assert fix in message
-    assert "0.2 s" in message
+    assert f"{DEADLINE_S} s" in message
 
 
 @pytest.mark.parametrize("accepted", [False, True])

@@ -7,7 +7,6 @@ is by environment variables alone, as unmodified clients are.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
-from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
 from local_mode.server_process import ServerProcess
 
@@ -152,20 +150,18 @@ def client_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
 
 @pytest.fixture(scope="session")
 def moto_url(demo_model_dir: Path, model_archive: Path) -> Iterator[str]:
-    """S3, STS, IAM and Logs, with the demo model in a bucket."""
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    s3 = boto3.session.Session("test", "test", region_name=REGION).client("s3", endpoint_url=url)
-    s3.create_bucket(Bucket=BUCKET)
-    s3.upload_file(str(model_archive), BUCKET, "archive/model.tar.gz")
-    for name in MODEL_FILES:
-        s3.upload_file(str(demo_model_dir / name), BUCKET, f"files/{name}")
-    s3.close()
-    yield url
-    server.stop()
+    """S3, STS, IAM and Logs, with the demo model in a bucket; a process of its own, since `mock_aws` in any test of
+    this process empties moto's accounts."""
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+    with ServerProcess(os.environ, command=command) as server:
+        url = server.wait_log(r"Running on (http://127\.0\.0\.1:\d+)", limit_s=60.0)[1]
+        s3 = boto3.session.Session("test", "test", region_name=REGION).client("s3", endpoint_url=url)
+        s3.create_bucket(Bucket=BUCKET)
+        s3.upload_file(str(model_archive), BUCKET, "archive/model.tar.gz")
+        for name in MODEL_FILES:
+            s3.upload_file(str(demo_model_dir / name), BUCKET, f"files/{name}")
+        s3.close()
+        yield url
 
 
 @pytest.fixture(scope="session")
