@@ -6,6 +6,7 @@ Shapes: T = tokens of the step (all rows packed), B = rows, Hq/Hkv = query/KV he
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -127,4 +128,24 @@ class LoraSlot(Protocol):
 
     def add(self, x: Tensor, output: Tensor) -> None:
         """Add B(Ax) of each row's adapter to `output` in place."""
+        ...
+
+
+class StepGraph(Protocol):
+    """One captured run. Replays on the very tensors it was captured with: inputs are copied into them first."""
+
+    def replay(self) -> None: ...
+
+
+class GraphBackend(Protocol):
+    """Captures what the device does in one run, so that the host can ask for all of it at once: a CUDA graph, or the list
+    of kernel calls that the compiled CPU kernels work off in one call."""
+
+    def padded_rows(self, num_rows: int) -> int | None:
+        """The size that a batch of `num_rows` decodes is captured for, at least as many; None: not captured."""
+        ...
+
+    def capture(self, run: Callable[[], Tensor]) -> tuple[StepGraph, Tensor] | None:
+        """Run `run` and capture it. The tensor that it returned is where every replay leaves its result. None when it did
+        something that cannot be replayed; the reason is in the log."""
         ...

@@ -7,28 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef float vec __attribute__((vector_size(32)));
-typedef int ivec __attribute__((vector_size(32)));
-typedef float loose_vec __attribute__((vector_size(32), aligned(4), may_alias));
+#include "vectors.h"
 
-#define INLINE static inline __attribute__((always_inline))
-#define LANES 8
 #define CACHE_LINE 16    /* floats */
 #define MAX_HEADS 128 /* query heads of a rank */
 #define MAX_HEAD 256  /* floats of a head */
 #define CHUNK 32      /* keys whose scores are held at once */
-
-INLINE vec load(const float *p) { return *(const loose_vec *)p; }
-INLINE void store(float *p, vec v) { *(loose_vec *)p = v; }
-INLINE vec splat(float x) { return (vec){x, x, x, x, x, x, x, x}; }
-
-INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
-
-INLINE float sum(vec v) {
-    v += __builtin_shuffle(v, (ivec){4, 5, 6, 7, 0, 1, 2, 3});
-    v += __builtin_shuffle(v, (ivec){2, 3, 0, 1, 6, 7, 4, 5});
-    return v[0] + v[1];
-}
 
 /* ---------------------------------------------------------------- y[M, N] = x[M, K] w[N, K]^T + bias */
 
@@ -146,23 +130,6 @@ void write_kv_f32(const float *key, long key_stride, const float *value, long va
                   float *value_cache, const long *slots, long T, long width) {
     write_side(key, key_stride, key_cache, slots, T, width);
     write_side(value, value_stride, value_cache, slots, T, width);
-}
-
-/* exp for x <= 0: 2^n times a degree-6 polynomial in the rest; relative error below 2e-7 (Cephes expf's reduction). */
-INLINE vec exp_negative(vec x) {
-    x = choose(x < splat(-87.0f), splat(-87.0f), x);
-    vec scaled = x * splat(1.44269504088896341f);
-    ivec n = __builtin_convertvector(scaled - splat(0.5f), ivec);
-    vec whole = __builtin_convertvector(n, vec);
-    vec r = x - whole * splat(0.693359375f) - whole * splat(-2.12194440e-4f);
-    vec p = splat(1.9875691500e-4f);
-    p = p * r + splat(1.3981999507e-3f);
-    p = p * r + splat(8.3334519073e-3f);
-    p = p * r + splat(4.1665795894e-2f);
-    p = p * r + splat(1.6666665459e-1f);
-    p = p * r + splat(5.0000001201e-1f);
-    p = p * r * r + r + splat(1.0f);
-    return p * (vec)((n + 127) << 23);
 }
 
 /* acc[vectors] += sum over t of weights[t] * rows[t][vectors]; the sums stay in registers. */

@@ -1,4 +1,4 @@
-"""Loads kernels.c: compiled for this machine's processor, once, or without a compiler the build that came with the
+"""Loads the C kernels: compiled for this machine's processor, once, or without a compiler the build that came with the
 installation. Knows files, not tensors."""
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ def _built(compiler: str) -> Path:
 
 def _fingerprint(compiler: str) -> str:
     """Of everything the build depends on: source, options, compiler, and what the processor can do."""
-    digest = hashlib.sha256(
-        prebuilt.SOURCE.read_bytes() + " ".join([compiler, *prebuilt.COMPILE, _MARCH]).encode()
-    )
+    digest = hashlib.sha256(" ".join([compiler, *prebuilt.COMPILE, _MARCH]).encode())
+    for file in (*prebuilt.SOURCES, *prebuilt.HEADERS):
+        digest.update(file.read_bytes())
     digest.update(str(os.stat(compiler).st_mtime_ns).encode())
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

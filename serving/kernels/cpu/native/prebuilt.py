@@ -1,6 +1,6 @@
-"""Builds of kernels.c for whole families of processors, for images without a compiler: makes them, and finds the right one.
+"""Builds of the C kernels for whole families of processors, for images without a compiler: makes and finds them.
 
-    python -m serving.kernels.cpu.native.prebuilt        # next to kernels.c; needs a compiler
+    python -m serving.kernels.cpu.native.prebuilt        # next to their sources; needs a compiler
 
 Knows compilers and files, not tensors, and imports no torch.
 """
@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("kernels.c")
+SOURCES = tuple(sorted(Path(__file__).parent.glob("*.c")))
+HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))
 FOLDER = Path(__file__).with_name("prebuilt")
 COMPILE = ("-O3", "-fopenmp", "-fPIC", "-std=gnu11", "-c")
 _COMPILERS = ("cc", "gcc", "clang")
@@ -69,15 +70,14 @@ def find_compiler() -> str:
 
 
 def compile_into(target: Path, *, compiler: str, march: str) -> None:
-    """Build kernels.c as the shared library `target`, whole or not at all. Raises `Unavailable`."""
+    """Build the shared library `target`, whole or not at all. Raises `Unavailable`."""
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        compiled, linked = Path(scratch) / "kernels.o", Path(scratch) / "kernels.so"
+        objects = [str(Path(scratch) / f"{source.stem}.o") for source in SOURCES]
+        for source, compiled in zip(SOURCES, objects, strict=True):
+            _run([compiler, *COMPILE, march, str(source), "-o", compiled])
         # Linked without -fopenmp: that would bring the system's OpenMP runtime along.
-        for command in (
-            [compiler, *COMPILE, march, str(SOURCE), "-o", str(compiled)],
-            [compiler, "-shared", str(compiled), "-o", str(linked), "-lm"],
-        ):
-            _run(command)
+        linked = Path(scratch) / "kernels.so"
+        _run([compiler, "-shared", *objects, "-o", str(linked), "-lm"])
         linked.replace(target)
 
 
