@@ -7,7 +7,6 @@ import logging
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -300,13 +299,20 @@ def test_no_more_wait_than_may_run(new_front: NewFront, monkeypatch: pytest.Monk
         threading.Thread(target=lambda: answers.append(front.post("Hello,5", "text/csv").status_code))
         for _ in range(LIMITS.max_concurrent_requests)
     ]
+    taken = threading.Semaphore(0)
+
+    class Places(threading.BoundedSemaphore):
+        def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+            found = super().acquire(blocking, timeout)
+            if found:
+                taken.release()
+            return found
+
+    client = front.app.extensions["serving"].handler()
+    monkeypatch.setattr(client, "places", Places(LIMITS.max_concurrent_requests))
     for thread in waiting:
         thread.start()
-    deadline_s = time.monotonic() + 10.0
-    client = front.app.extensions["serving"].handler()
-    while client.places.acquire(blocking=False):  # until both have taken their places
-        client.places.release()
-        assert time.monotonic() < deadline_s
+    assert all(taken.acquire(timeout=10.0) for _ in waiting)
     response = front.post("Hello,5", "text/csv")
     assert response.status_code == 429 and "input_fn" in response.json["error"]
     front.handler.start()
