@@ -37,7 +37,7 @@ class NativeCachePath:
         if not self._kernels.covers_cache(query, cache.key):
             return sdpa.decode_with_torch(query, cache, metadata, scale, window, output)
         scratch = metadata.scratch
-        if "single_rows" not in scratch:
+        if metadata.max_query_len > 1 and "single_rows" not in scratch:
             rows = torch.tensor(sdpa.decode_rows(metadata), dtype=torch.int64)
             scratch["single_rows"] = rows
             scratch["single_tokens"] = metadata.query_start[rows].long()
@@ -45,6 +45,7 @@ class NativeCachePath:
             output = torch.empty(query.shape)
         self._kernels.decode(
             query, cache.key, cache.value, tables=metadata.block_tables, seq_lens=metadata.seq_lens,
-            rows=scratch["single_rows"], tokens=scratch["single_tokens"], scale=scale, window=window, output=output,
+            rows=scratch.get("single_rows"), tokens=scratch.get("single_tokens"), scale=scale, window=window,
+            output=output,
         )  # fmt: skip
         return output

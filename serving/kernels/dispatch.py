@@ -16,6 +16,7 @@ from serving.kernels.cpu import tiled
 class Kernels:
     """Primitive operations with the signatures of their twins in `serving.kernels.reference`."""
 
+    embed: Callable[[Tensor, Tensor], Tensor]
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -25,6 +26,7 @@ class Kernels:
 
 
 REFERENCE = Kernels(
+    embed=reference.embed,
     linear=reference.linear,
     rms_norm=reference.rms_norm,
     add_rms_norm=reference.add_rms_norm,
@@ -33,6 +35,7 @@ REFERENCE = Kernels(
     mask_tokens=reference.mask_tokens,
 )
 _CPU = Kernels(
+    embed=reference.embed,
     linear=cpu.linear,
     rms_norm=cpu.rms_norm,
     add_rms_norm=cpu.add_rms_norm,
@@ -41,6 +44,7 @@ _CPU = Kernels(
     mask_tokens=cpu.mask_tokens,
 )
 _TILED = Kernels(
+    embed=reference.embed,
     linear=tiled.linear,
     rms_norm=tiled.rms_norm,
     add_rms_norm=tiled.add_rms_norm,
@@ -67,6 +71,7 @@ def _cpu_kernels() -> Kernels:
         return _CPU
     native = NativeKernels(loaded)
     return Kernels(
+        embed=native.embed,
         linear=native.linear,
         rms_norm=native.rms_norm,
         add_rms_norm=native.add_rms_norm,

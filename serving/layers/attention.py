@@ -8,6 +8,7 @@ from serving.contracts import ForwardContext
 from serving.layers.environment import LayerEnvironment, Shard
 from serving.layers.linear import HeadShard, RowParallelLinear, qkv_linear
 from serving.layers.norm import HeadNorm
+from serving.layers.rotary import RotaryTable
 from serving.weights.target import WeightMap
 
 
@@ -35,7 +36,6 @@ class Attention:
         self._num_all = self._num_rotated + heads.num_kv_heads
         self._head_norm = head_norm
         self._backend = environment.attention
-        self._rotary = environment.kernels.rotary
         self.qkv = qkv_linear(heads, hidden_size, bias=qkv_bias, environment=environment)
         self.output = RowParallelLinear(
             "o_proj",
@@ -58,14 +58,14 @@ class Attention:
         self.qkv.finalize()
         self.output.finalize()
 
-    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, context: ForwardContext) -> Tensor:
-        """x [T, H] -> [T, H]."""
+    def __call__(self, x: Tensor, positions: Tensor, rotary: RotaryTable, context: ForwardContext) -> Tensor:
+        """x [T, H] -> [T, H]; positions [T] int64."""
         heads = self._heads
         qkv = self.qkv(x).contiguous().view(-1, self._num_all, heads.head_dim)
         rotated = qkv[:, : self._num_rotated]
         if self._head_norm is not None:
             rotated = self._head_norm(rotated)
-        rotated = self._rotary(rotated, cos, sin)
+        rotated = rotary(rotated, positions)
         attended = self._backend.forward(
             rotated[:, : heads.num_heads],
             rotated[:, heads.num_heads :],

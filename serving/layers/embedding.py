@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from serving.distributed import all_reduce_sum, gather_to_rank0
@@ -19,6 +18,7 @@ class VocabParallelEmbedding:
         self.weight = torch.zeros(
             self.shard.padded, hidden_size, dtype=environment.dtype, device=environment.device
         )
+        self._embed = environment.kernels.embed
         self._parallel = environment.parallel
 
     def weight_map(self, name: str) -> WeightMap:
@@ -29,10 +29,10 @@ class VocabParallelEmbedding:
     def __call__(self, token_ids: Tensor) -> Tensor:
         """token_ids [T] -> [T, H], freshly allocated."""
         if self._parallel.size == 1:
-            return F.embedding(token_ids, self.weight)
+            return self._embed(token_ids, self.weight)
         local = token_ids - self.shard.start
         foreign = (local < 0) | (local >= self.shard.length)
-        output = F.embedding(local.masked_fill_(foreign, 0), self.weight)
+        output = self._embed(local.masked_fill_(foreign, 0), self.weight)
         return all_reduce_sum(output.masked_fill_(foreign.unsqueeze(1), 0.0), self._parallel)
 
 

@@ -1,4 +1,4 @@
-"""Rotary position tables. Numerics follow transformers: angles in float32, then the compute type."""
+"""Rotary position embeddings and their table. Numerics follow transformers: angles in float32, then the compute type."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class RotaryTable:
     def __init__(self, frequencies: Tensor, *, environment: LayerEnvironment) -> None:
         positions = torch.arange(environment.max_positions, dtype=torch.float32)
         angles = torch.outer(positions, frequencies)
-        table = torch.cat((angles.cos(), angles.cos(), angles.sin()), dim=-1)
-        self._head_dim = 2 * frequencies.shape[0]
-        self._table = table.to(dtype=environment.dtype, device=environment.device)
+        table = torch.cat((angles.cos(), angles.sin()), dim=-1)
+        self.table = table.to(dtype=environment.dtype, device=environment.device)
+        """[max_positions, D]: D/2 cosines, then D/2 sines."""
+        self._rotary = environment.kernels.rotary
 
-    def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """positions [T] int64 -> cos [T, 1, D] (both halves alike), sin [T, 1, D/2]."""
-        rows = self._table.index_select(0, positions).unsqueeze(1)
-        return rows[..., : self._head_dim], rows[..., self._head_dim :]
+    def __call__(self, x: Tensor, positions: Tensor) -> Tensor:
+        """x [T, H, D] rotated by the angles of positions [T] int64."""
+        return self._rotary(x, self.table, positions)

@@ -99,11 +99,10 @@ class DecoderModel:
 
     def forward(self, token_ids: Tensor, positions: Tensor, context: ForwardContext) -> Tensor:
         """token_ids, positions [T] int64 -> hidden states [T, H] after the final norm."""
-        cos, sin = self._rotary(positions)
         residual = self._embedding(token_ids)
         x = self._layers[0].input_norm(residual)
         for layer, next_norm in zip(self._layers, self._next_norms, strict=True):
-            x = layer.attention(x, cos, sin, context)
+            x = layer.attention(x, positions, self._rotary, context)
             x = layer.post_attention_norm.add(x, residual)
             x = next_norm.add(layer.mlp(x), residual)
         return x

@@ -81,13 +81,28 @@ def test_norm_of_half_precision_is_computed_in_float32(kernels: Kernels) -> None
     assert kernels.rms_norm(x, torch.ones(64).half(), 1e-5).tolist() == [[1.0] * 64] * 2
 
 
+def test_embed(kernels: Kernels) -> None:
+    weight = torch.randn(11, 20)
+    for ids in ([3], [10, 0, 3, 3, 7]):
+        token_ids = torch.tensor(ids)
+        found = kernels.embed(token_ids, weight)
+        assert torch.equal(found, weight[token_ids])
+        found.zero_()
+    assert bool(weight.all())
+    half = weight.bfloat16()
+    assert torch.equal(kernels.embed(token_ids, half), half[token_ids])
+
+
 @pytest.mark.parametrize("rows", [1, 6])
 def test_rotary(kernels: Kernels, rows: int) -> None:
     x = torch.randn(rows, 96).t().contiguous().t().view(rows, 6, 16)
-    angle = torch.rand(rows, 1, 8)
-    cos, sin = angle.cos().repeat(1, 1, 2), angle.sin()
-    result = kernels.rotary(x, cos, sin)
-    assert close(result, REFERENCE.rotary(x, cos, sin))
+    angle, positions = torch.rand(12, 8), torch.randperm(12)[:rows]
+    table = torch.cat((angle.cos(), angle.sin()), dim=1)
+    result = kernels.rotary(x, table, positions)
+    assert close(result, REFERENCE.rotary(x, table, positions))
+    pairs = torch.view_as_complex(torch.stack(x.chunk(2, dim=-1), dim=-1))
+    turned = pairs * torch.polar(torch.ones(rows, 1, 8), angle[positions].unsqueeze(1))
+    assert close(result, torch.cat((turned.real, turned.imag), dim=-1))
     assert torch.allclose(result.norm(dim=-1), x.norm(dim=-1), atol=1e-5)
 
 

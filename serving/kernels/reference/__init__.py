@@ -8,7 +8,14 @@ from torch import Tensor
 
 from serving.kernels.reference.attention import paged_attention
 
-__all__ = ["add_rms_norm", "linear", "mask_tokens", "paged_attention", "rms_norm", "rotary", "silu_mul"]
+__all__ = [
+    "add_rms_norm", "embed", "linear", "mask_tokens", "paged_attention", "rms_norm", "rotary", "silu_mul",
+]  # fmt: skip
+
+
+def embed(token_ids: Tensor, weight: Tensor) -> Tensor:
+    """token_ids [T] int64, weight [V, N] -> rows [T, N] of it, freshly allocated."""
+    return F.embedding(token_ids, weight)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -32,10 +39,14 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Ten
     return rms_norm(residual, weight, eps)
 
 
-def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs (i, i + D/2). x [T, H, D]; cos [T, 1, D] (both halves alike), sin [T, 1, D/2] -> [T, H, D]."""
+def rotary(x: Tensor, table: Tensor, positions: Tensor) -> Tensor:
+    """Rotate pairs (i, i + D/2) of x [T, H, D] by the angles of positions [T] int64 -> [T, H, D].
+
+    table [P, D]: of each position D/2 cosines, then D/2 sines.
+    """
     half = x.shape[-1] // 2
-    first, second, cos = x[..., :half], x[..., half:], cos[..., :half]
+    cos, sin = table.index_select(0, positions).unsqueeze(1).split(half, dim=-1)
+    first, second = x[..., :half], x[..., half:]
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 

@@ -187,7 +187,11 @@ def test_rotary_frequencies() -> None:
 
 def test_rotary_table_rows_are_positions() -> None:
     frequencies = default_frequencies(8, 100.0)
-    cos, sin = RotaryTable(frequencies, environment=environment())(torch.tensor([5, 0]))
-    assert cos.shape == (2, 1, 8) and sin.shape == (2, 1, 4)
-    assert torch.equal(cos[0, 0], (5 * frequencies).cos().repeat(2))
-    assert sin[1].abs().max() == 0
+    rotary = RotaryTable(frequencies, environment=environment())
+    assert rotary.table.shape == (64, 8)
+    assert torch.equal(rotary.table[5], torch.cat(((5 * frequencies).cos(), (5 * frequencies).sin())))
+    x = torch.randn(2, 3, 8)
+    rotated = rotary(x, torch.tensor([5, 0]))
+    assert torch.equal(rotated[1], x[1])
+    turned = torch.complex(x[0, :, :4], x[0, :, 4:]) * torch.polar(torch.ones(4), 5 * frequencies)
+    assert torch.allclose(rotated[0], torch.cat((turned.real, turned.imag), dim=-1), atol=1e-6)

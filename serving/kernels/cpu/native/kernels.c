@@ -211,7 +211,7 @@ static void attend(const float *query, const float *key_cache, const float *valu
 }
 
 /* One query per listed row. query: token t at query + t * query_stride, [Hq, D]; cache sides [slots, Hkv, D]; out [T, Hq, D].
- * rows[i] indexes tables and seq_lens, tokens[i] query and out. Needs Hq <= MAX_HEADS, D <= MAX_HEAD and a multiple of 8. */
+ * rows[i] indexes tables and seq_lens, tokens[i] query and out; without them row i has token i. Needs Hq <= MAX_HEADS, D <= MAX_HEAD and a multiple of 8. */
 void decode_f32(const float *query, long query_stride, const float *key_cache, const float *value_cache,
                 const int *tables, long table_width, const int *seq_lens, const long *rows, const long *tokens,
                 long num_rows, long num_heads, long num_kv_heads, long D, long block_size, float scale, long window,
@@ -224,23 +224,31 @@ void decode_f32(const float *query, long query_stride, const float *key_cache, c
 #pragma omp for collapse(2) schedule(dynamic, 1)
         for (long i = 0; i < num_rows; i++)
             for (long part = 0; part < parts; part++) {
-                long end = seq_lens[rows[i]];
+                long row = rows ? rows[i] : i, token = tokens ? tokens[i] : i, end = seq_lens[row];
                 long first = window > 0 && end > window ? end - window : 0;
                 long first_head = part * num_kv_heads / parts, end_head = (part + 1) * num_kv_heads / parts;
-                attend(query + tokens[i] * query_stride, key_cache, value_cache, tables + rows[i] * table_width, first, end,
+                attend(query + token * query_stride, key_cache, value_cache, tables + row * table_width, first, end,
                        first_head, end_head, group, num_kv_heads, D, block_size, scale, states,
-                       out + tokens[i] * num_heads * D);
+                       out + token * num_heads * D);
             }
     }
 }
 
 /* ---------------------------------------------------------------- pointwise, [T, N] rows */
 
-/* residual += x when x is given; y = residual / rms(residual) * weight. */
-void rms_norm_f32(const float *x, float *residual, const float *weight, float *y, long T, long N, float eps, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (T * N > 65536)
-    for (long t = 0; t < T; t++) {
-        float *row = residual + t * N;
+/* Rows of weight [V, N]. */
+void embed_f32(const long *token_ids, const float *weight, float *y, long T, long N) {
+    for (long t = 0; t < T; t++) memcpy(y + t * N, weight + token_ids[t] * N, N * sizeof(float));
+}
+
+/* residual += x when x is given; y = residual / rms(residual) * weight. Rows t of `residual` are `stride` floats apart and
+ * hold H parts of N, each with its own norm and its own part of weight [H, N]; x and y lie tightly. */
+void rms_norm_f32(const float *x, float *residual, long stride, const float *weights, float *y, long T, long H, long N,
+                  float eps, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (T * H * N > 65536)
+    for (long t = 0; t < T * H; t++) {
+        float *row = residual + t / H * stride + t % H * N;
+        const float *weight = weights + t % H * N;
         float squares = 0.0f;
         if (x)
             for (long i = 0; i < N; i++) row[i] += x[t * N + i];
@@ -253,15 +261,15 @@ void rms_norm_f32(const float *x, float *residual, const float *weight, float *y
     }
 }
 
-/* Pairs (i, i + D/2) of every head of x [T, heads, D], `stride` floats between tokens; table row t: cos at
- * cosines + t * table_stride, sin at sines + t * table_stride, D/2 of each. */
-void rotary_f32(const float *x, long stride, const float *cosines, const float *sines, long table_stride, float *y, long T,
-                long heads, long D, int threads) {
+/* Pairs (i, i + D/2) of every head of x [T, heads, D], `stride` floats between tokens; a row of table [.., D]: cosines, then
+ * sines. */
+void rotary_f32(const float *x, long stride, const float *table, const long *positions, float *y, long T, long heads, long D,
+                int threads) {
     long half = D / 2;
 #pragma omp parallel for schedule(static) num_threads(threads) if (T * heads * D > 65536)
     for (long t = 0; t < T; t++)
         for (long h = 0; h < heads; h++) {
-            const float *from = x + t * stride + h * D, *c = cosines + t * table_stride, *s = sines + t * table_stride;
+            const float *from = x + t * stride + h * D, *c = table + positions[t] * D, *s = c + half;
             float *to = y + (t * heads + h) * D;
             for (long i = 0; i < half; i++) {
                 to[i] = from[i] * c[i] - from[i + half] * s[i];

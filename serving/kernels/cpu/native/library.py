@@ -27,8 +27,9 @@ _SIGNATURES = {
     "write_kv_f32": [_POINTER, _LONG] * 2 + [_POINTER] * 3 + [_LONG] * 2,
     "decode_f32": [_POINTER, _LONG, _POINTER, _POINTER, _POINTER, _LONG] + [_POINTER] * 3
     + [_LONG] * 5 + [_FLOAT, _LONG, _POINTER, _INT],
-    "rms_norm_f32": [_POINTER] * 4 + [_LONG] * 2 + [_FLOAT, _INT],
-    "rotary_f32": [_POINTER, _LONG, _POINTER, _POINTER, _LONG, _POINTER] + [_LONG] * 3 + [_INT],
+    "embed_f32": [_POINTER] * 3 + [_LONG] * 2,
+    "rms_norm_f32": [_POINTER] * 2 + [_LONG] + [_POINTER] * 2 + [_LONG] * 3 + [_FLOAT, _INT],
+    "rotary_f32": [_POINTER, _LONG] + [_POINTER] * 3 + [_LONG] * 3 + [_INT],
     "silu_mul_f32": [_POINTER] * 2 + [_LONG] * 2 + [_INT],
     "mask_tokens_f32": [_POINTER, _LONG, _POINTER, _LONG, _POINTER] + [_LONG] * 2,
 }  # fmt: skip

@@ -20,6 +20,16 @@ class NativeKernels:
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
 
+    def embed(self, token_ids: Tensor, weight: Tensor) -> Tensor:
+        if weight.dtype is not torch.float32 or not weight.is_contiguous():
+            return cpu.embed(token_ids, weight)
+        token_ids = token_ids.contiguous()
+        output = torch.empty((token_ids.shape[0], weight.shape[1]))
+        self._library.embed_f32(
+            token_ids.data_ptr(), weight.data_ptr(), output.data_ptr(), output.shape[0], output.shape[1]
+        )
+        return output
+
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows, size = x.shape
         if rows > _MAX_ROWS or x.dtype is not torch.float32 or not weight.is_contiguous():
@@ -33,9 +43,11 @@ class NativeKernels:
         return output
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        if x.dim() != 2 or x.dtype is not torch.float32:
+        if x.dtype is not torch.float32:
             return cpu.rms_norm(x, weight, eps)
-        return self._norm(None, x.contiguous(), weight, eps)
+        if x.dim() == 2:
+            return self._norm(None, x.contiguous(), weight, eps)
+        return self._norm(None, _with_adjoining_heads(x), weight, eps)
 
     def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
         if x.dim() != 2 or x.dtype is not torch.float32 or not residual.is_contiguous():
@@ -43,19 +55,21 @@ class NativeKernels:
         return self._norm(x.contiguous(), residual, weight, eps)
 
     def _norm(self, x: Tensor | None, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
-        output = torch.empty_like(residual)
+        output = torch.empty(residual.shape)
+        parts = residual.shape[1] if residual.dim() == 3 else 1
         self._library.rms_norm_f32(
-            None if x is None else x.data_ptr(), residual.data_ptr(), weight.data_ptr(), output.data_ptr(),
-            residual.shape[0], residual.shape[1], eps, torch.get_num_threads(),
+            None if x is None else x.data_ptr(), residual.data_ptr(), residual.stride(0), weight.data_ptr(),
+            output.data_ptr(), residual.shape[0], parts, residual.shape[-1], eps, torch.get_num_threads(),
         )  # fmt: skip
         return output
 
-    def rotary(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        if x.dtype is not torch.float32 or not _heads_adjoin(x) or cos.stride(0) != sin.stride(0):
-            return cpu.rotary(x, cos, sin)
+    def rotary(self, x: Tensor, table: Tensor, positions: Tensor) -> Tensor:
+        if x.dtype is not torch.float32 or not _heads_adjoin(x) or not table.is_contiguous():
+            return cpu.rotary(x, table, positions)
+        positions = positions.contiguous()
         output = torch.empty(x.shape)
         self._library.rotary_f32(
-            x.data_ptr(), x.stride(0), cos.data_ptr(), sin.data_ptr(), cos.stride(0), output.data_ptr(),
+            x.data_ptr(), x.stride(0), table.data_ptr(), positions.data_ptr(), output.data_ptr(),
             x.shape[0], x.shape[1], x.shape[2], torch.get_num_threads(),
         )  # fmt: skip
         return output
@@ -96,15 +110,17 @@ class NativeKernels:
 
     def decode(
         self, query: Tensor, key_cache: Tensor, value_cache: Tensor, *, tables: Tensor, seq_lens: Tensor,
-        rows: Tensor, tokens: Tensor, scale: float, window: int | None, output: Tensor,
+        scale: float, window: int | None, output: Tensor, rows: Tensor | None = None, tokens: Tensor | None = None,
     ) -> None:  # fmt: skip
-        """Attention of the single queries `tokens` [R] of query [T, Hq, D], which are those of `rows` [R] of tables
-        [B, W] int32 and seq_lens [B] int32, over a paged cache, into their places of output [T, Hq, D]."""
+        """Attention of single queries over a paged cache, into their places of output [T, Hq, D]: those of query
+        [T, Hq, D], one for each row of tables [B, W] int32 and seq_lens [B] int32, or of them only `tokens` [R] int64,
+        which belong to `rows` [R] int64."""
         query = _with_adjoining_heads(query)
         num_heads, head_dim = query.shape[1:]
         self._library.decode_f32(
             query.data_ptr(), query.stride(0), key_cache.data_ptr(), value_cache.data_ptr(), tables.data_ptr(),
-            tables.stride(0), seq_lens.data_ptr(), rows.data_ptr(), tokens.data_ptr(), rows.shape[0], num_heads,
+            tables.stride(0), seq_lens.data_ptr(), None if rows is None else rows.data_ptr(),
+            None if tokens is None else tokens.data_ptr(), (seq_lens if rows is None else rows).shape[0], num_heads,
             key_cache.shape[2], head_dim, key_cache.shape[1], scale, window or 0, output.data_ptr(),
             torch.get_num_threads(),
         )  # fmt: skip
