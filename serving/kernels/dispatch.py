@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from serving.kernels import cpu, reference
 from serving.kernels.cpu import tiled
+from serving.kernels.cpu.native.sampling import NativeSampler
 
 
 @dataclass(slots=True, frozen=True)
@@ -23,6 +25,8 @@ class Kernels:
     rotary: Callable[[Tensor, Tensor, Tensor], Tensor]
     silu_mul: Callable[[Tensor], Tensor]
     mask_tokens: Callable[[Tensor, Tensor, list[int]], None]
+    sampler: Callable[[], NativeSampler] | None = None
+    """Makes a compiled sampler; without one `serving.sampling` works in torch."""
 
 
 REFERENCE = Kernels(
@@ -78,4 +82,5 @@ def _cpu_kernels() -> Kernels:
         rotary=native.rotary,
         silu_mul=native.silu_mul,
         mask_tokens=native.mask_tokens,
+        sampler=partial(NativeSampler, loaded),
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from serving.sampling.penalties import apply_penalties
 from serving.sampling.watermark import Watermarker
-from serving.sampling_params import SamplingParams
+from serving.sampling_params import SamplingParams, Watermark
 
 _REMOVED = float("-inf")
 
@@ -46,6 +46,10 @@ class Adjustments:
                 prompt_ids=token_ids[:num_prompt_tokens],
                 output_ids=token_ids[num_prompt_tokens:],
             )
+
+    def green(self, watermark: Watermark, previous_token_id: int, vocab_size: int) -> Tensor:
+        """The tokens that the watermark favours next, as booleans [V] on the CPU."""
+        return self._watermarker.green(watermark, previous_token_id, vocab_size)
 
     def banned(self, params: SamplingParams, *, num_output_tokens: int) -> tuple[int, ...]:
         """The tokens that would end a row which may not end yet."""

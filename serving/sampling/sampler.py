@@ -17,17 +17,20 @@ from torch import Tensor
 
 from serving.batch import SampledToken
 from serving.kernels import reference
+from serving.kernels.cpu.native.sampling import NativeSampler
 from serving.sampling import warpers
 from serving.sampling.adjustments import Adjustments, adjusts, ban, bans
-from serving.sampling.logprobs import top_tokens
+from serving.sampling.compiled import CompiledRow, CompiledSampler
+from serving.sampling.logprobs import TopOfRow, top_tokens, top_tokens_of_rows
 from serving.sampling.token_mask import TokenMasks
 from serving.sampling.uniform import uniform
 from serving.sampling_params import SamplingParams
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class SamplingRow:
-    """What the sampler needs to know of one row. `token_ids` is the whole sequence so far, kept by its owner."""
+    """What the sampler needs to know of one row. `token_ids` is the whole sequence so far, kept by its owner, who only
+    ever appends to it."""
 
     row: int
     params: SamplingParams
@@ -36,6 +39,7 @@ class SamplingRow:
     num_prompt_tokens: int
     adjusts: bool = field(init=False)
     bans: bool = field(init=False)
+    compiled: CompiledRow | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.adjusts = adjusts(self.params)
@@ -52,14 +56,18 @@ class Sampler:
         eos_token_ids: Sequence[int] = (),
         *,
         mask_tokens: Callable[[Tensor, Tensor, list[int]], None] = reference.mask_tokens,
+        native: Callable[[], NativeSampler] | None = None,
     ) -> None:
         self._adjustments = Adjustments(eos_token_ids)
         self._mask_tokens = mask_tokens
+        self._compiled = None if native is None else CompiledSampler(native(), self._adjustments)
 
     def sample(
         self, logits: Tensor, rows: list[SamplingRow], masks: TokenMasks | None = None
     ) -> list[SampledToken]:
-        """logits [R, V] float32, changed in place; one result per row, in order."""
+        """logits [R, V] float32, may be changed in place; one result per row, in order."""
+        if self._compiled is not None and self._compiled.covers(logits):
+            return self._compiled.sample(logits, rows, masks)
         raw = _raw_logits(logits, rows)
         self._adjust(logits, rows, masks)
         ids = logits.argmax(dim=-1)
@@ -80,6 +88,19 @@ class Sampler:
             _result(row, token_id, logprob, logits[index], normalizer[index])
             for index, (row, token_id, logprob) in enumerate(results)
         ]
+
+    def score(
+        self, logits: Tensor, targets: list[int], num_top: int = 0
+    ) -> tuple[list[float], list[TopOfRow]]:
+        """The log-probability of token `targets[r]` in row r of logits [R, V] float32, as the model has it, and each row's
+        `num_top` likeliest tokens with those that tie with the last."""
+        if self._compiled is not None and self._compiled.covers(logits):
+            return self._compiled.score(logits, targets, num_top)
+        normalizer = logits.logsumexp(dim=-1, keepdim=True)
+        chosen = torch.tensor(targets, device=logits.device)
+        values = (logits.gather(-1, chosen.unsqueeze(-1)) - normalizer).clamp_(max=0.0).squeeze(-1)
+        tops = top_tokens_of_rows(logits - normalizer, num_top) if num_top else top_tokens_of_rows(logits, 0)
+        return values.tolist(), tops
 
     def _adjust(self, logits: Tensor, rows: list[SamplingRow], masks: TokenMasks | None) -> None:
         for index, row in enumerate(rows):
@@ -114,7 +135,9 @@ def _raw_logits(logits: Tensor, rows: list[SamplingRow]) -> tuple[Tensor, Tensor
 def _warp(logits: Tensor, rows: list[SamplingRow]) -> Tensor:
     """Temperature and filters; rows that do not ask for a filter pass it unchanged."""
     vocab_size = logits.shape[-1]
-    temperature = _column(logits, [row.params.temperature for row in rows])
+    temperature = torch.tensor(
+        [row.params.temperature for row in rows], dtype=torch.float32, device=logits.device
+    )
     logits = logits / temperature.unsqueeze(-1)
     if any(0 < row.params.top_k < vocab_size for row in rows):
         k = [row.params.top_k if 0 < row.params.top_k < vocab_size else vocab_size for row in rows]
@@ -127,7 +150,8 @@ def _warp(logits: Tensor, rows: list[SamplingRow]) -> Tensor:
         active = [index for index, share in enumerate(value) if share != off]
         if active:
             index = torch.tensor(active, device=logits.device)
-            logits[index] = warp(logits[index], _column(logits, [value[i] for i in active]))
+            shares = torch.tensor([value[i] for i in active], dtype=torch.float64, device=logits.device)
+            logits[index] = warp(logits[index], shares)
     return logits
 
 
@@ -141,10 +165,6 @@ def _draw(logits: Tensor, rows: list[SamplingRow]) -> Tensor:
         .squeeze(-1)
         .clamp_(max=logits.shape[-1] - 1)
     )
-
-
-def _column(logits: Tensor, values: list[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=logits.device)
 
 
 def _result(

@@ -1,5 +1,9 @@
 """Filters that keep part of a distribution: top-k, top-p, min-p, typical. Each takes and returns logits [R, V] with removed
-tokens at -inf, and at least one token per row survives."""
+tokens at -inf, and at least one token per row survives.
+
+They decide in float64. Where the border runs then depends on rounding at 1e-16 of a probability, so implementations that
+add in another order keep the same tokens.
+"""
 
 from __future__ import annotations
 
@@ -20,28 +24,31 @@ def top_k(logits: Tensor, k: Tensor) -> Tensor:
 def top_p(logits: Tensor, p: Tensor) -> Tensor:
     """Keep the smallest set of most likely tokens whose probability reaches p [R] (Holtzman et al., arXiv 1904.09751)."""
     ordered, order = torch.sort(logits, dim=-1, descending=True, stable=True)
-    probabilities = torch.softmax(ordered, dim=-1)
-    before = probabilities.cumsum(-1) - probabilities
-    return _scatter_removed(logits, order, before >= p.unsqueeze(-1))
+    probabilities = torch.softmax(ordered.double(), dim=-1)
+    return _scatter_removed(logits, order, _before(probabilities) >= p.unsqueeze(-1))
 
 
 def min_p(logits: Tensor, share: Tensor) -> Tensor:
     """Keep the tokens at least `share` [R] times as likely as the likeliest one (Nguyen et al., arXiv 2407.01082)."""
-    probabilities = torch.softmax(logits, dim=-1)
-    least = probabilities.amax(-1, keepdim=True) * share.unsqueeze(-1)
-    return logits.masked_fill(probabilities < least, _REMOVED)
+    wide = logits.double()
+    least = wide.amax(-1, keepdim=True) + share.double().log().unsqueeze(-1)
+    return logits.masked_fill(wide < least, _REMOVED)
 
 
 def typical(logits: Tensor, mass: Tensor) -> Tensor:
     """Keep the tokens whose surprise is nearest to the entropy, up to `mass` [R] (Meister et al., arXiv 2202.00666)."""
-    log_probabilities = torch.log_softmax(logits, dim=-1)
+    log_probabilities = torch.log_softmax(logits.double(), dim=-1)
     probabilities = log_probabilities.exp()
     entropy = -torch.where(probabilities > 0, probabilities * log_probabilities, 0.0).sum(-1, keepdim=True)
     distance = torch.where(probabilities > 0, (-log_probabilities - entropy).abs(), float("inf"))
     _, order = torch.sort(distance, dim=-1, stable=True)
     ordered = probabilities.gather(-1, order)
-    before = ordered.cumsum(-1) - ordered
-    return _scatter_removed(logits, order, before >= mass.unsqueeze(-1))
+    return _scatter_removed(logits, order, _before(ordered) >= mass.unsqueeze(-1))
+
+
+def _before(probabilities: Tensor) -> Tensor:
+    """The sum of the entries before each one, along the last dimension."""
+    return torch.nn.functional.pad(probabilities.cumsum(-1)[..., :-1], (1, 0))
 
 
 def _scatter_removed(logits: Tensor, order: Tensor, removed: Tensor) -> Tensor:

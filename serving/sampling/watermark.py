@@ -80,10 +80,14 @@ class Watermarker:
 
     def apply(self, logits: Tensor, watermark: Watermark, previous_token_id: int) -> None:
         """Add `delta` to the green tokens of `logits` [V], in place."""
-        if self._lists is None:
-            self._lists = GreenLists(logits.shape[0])
-        green = self._lists.after(previous_token_id, watermark.gamma)
+        green = self.green(watermark, previous_token_id, logits.shape[0])
         logits += green.to(logits.device, logits.dtype) * watermark.delta
+
+    def green(self, watermark: Watermark, previous_token_id: int, vocab_size: int) -> Tensor:
+        """The green list behind `previous_token_id`, as booleans [V] on the CPU."""
+        if self._lists is None:
+            self._lists = GreenLists(vocab_size)
+        return self._lists.after(previous_token_id, watermark.gamma)
 
 
 def detect(token_ids: Sequence[int], *, vocab_size: int, gamma: float = 0.5) -> Detection:

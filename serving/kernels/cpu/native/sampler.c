@@ -222,7 +222,9 @@ static void read_row(struct work *work, const float *row, long V, const unsigned
     }
 }
 
-INLINE int readable(const struct work *work, long id) { return work->best[id / BLOCK] > -INFINITY; }
+INLINE int readable(const struct work *work, long id) {
+    return id >= 0 && id < work->num_blocks * BLOCK && work->best[id / BLOCK] > -INFINITY;
+}
 
 /* The product of two floats, rounded once: a compiler must not fuse it with what follows. */
 INLINE float times(float x, float y) { return (float)((double)x * (double)y); }
@@ -257,21 +259,18 @@ static void adjust(struct work *work, const struct plan *plan, long V) {
     }
 }
 
-/* Take tokens away, unless nothing would be left. */
+/* Take tokens away, unless nothing would be left. `ids` differ from each other. */
 static void ban(struct work *work, const int *ids, long count) {
-    float before[64];
-    for (long start = 0; start < count; start += 64) {
-        long end = start + 64 < count ? start + 64 : count;
-        for (long i = start; i < end; i++) before[i - start] = readable(work, ids[i]) ? work->logits[ids[i]] : -INFINITY;
-        for (long i = start; i < end; i++)
-            if (readable(work, ids[i])) work->logits[ids[i]] = -INFINITY;
-        int left = 0;
-        for (long b = 0; b < work->num_blocks && !left; b++)
-            left = work->best[b] > -INFINITY && best_of_block(work->logits + b * BLOCK) > -INFINITY;
-        if (left) continue;
-        for (long i = start; i < end; i++)
-            if (readable(work, ids[i])) work->logits[ids[i]] = before[i - start];
+    float *before = (float *)work->candidates;
+    for (long i = 0; i < count; i++) {
+        if (!readable(work, ids[i])) continue;
+        before[i] = work->logits[ids[i]];
+        work->logits[ids[i]] = -INFINITY;
     }
+    for (long b = 0; b < work->num_blocks && count > 0; b++)
+        if (work->best[b] > -INFINITY && best_of_block(work->logits + b * BLOCK) > -INFINITY) return;
+    for (long i = 0; i < count; i++)
+        if (readable(work, ids[i])) work->logits[ids[i]] = before[i];
 }
 
 /* ---------------------------------------------------------------- selection */

@@ -6,14 +6,18 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 _POINTER, _LONG, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_double
-_RESULTS = [_POINTER] * 5 + [_LONG, _POINTER, _INT]  # ids or targets first; capacity, scratch and threads last
+_RESULTS: list[Any] = [_POINTER] * 5 + [
+    _LONG,
+    _POINTER,
+    _INT,
+]  # ids or targets first; capacity, scratch and threads last
 _FIRST_CAPACITY = 8
 _ALIGNMENT = 64
 
@@ -24,7 +28,7 @@ class RowPlan(ctypes.Structure):
     """`struct plan` of sampler.c: one row's parameters, eight bytes each. Whoever fills in an address keeps the array."""
 
     _fields_ = [
-        *((name, _DOUBLE) for name in ("temperature",)),
+        ("temperature", _DOUBLE),
         ("top_k", _LONG),
         *((name, _DOUBLE) for name in ("top_p", "min_p", "typical_p")),
         *((name, _DOUBLE) for name in ("repetition", "relative", "frequency", "presence")),
@@ -52,103 +56,126 @@ class Choices:
     tops: dict[int, TopOfRow]
 
 
+class _Results:
+    """Whatever comes out of a call, for so many rows and so many of their likeliest tokens."""
+
+    def __init__(self, rows: int, capacity: int) -> None:
+        self.rows = rows
+        self.capacity = capacity
+        self.ids = np.zeros(rows, dtype=np.int64)
+        self.logprobs = np.zeros(rows, dtype=np.float32)
+        self.num_top = np.zeros(rows, dtype=np.int32)
+        self.top_ids = np.zeros((rows, capacity), dtype=np.int32)
+        self.top_logprobs = np.zeros((rows, capacity), dtype=np.float32)
+        arrays = (self.ids, self.logprobs, self.num_top, self.top_ids, self.top_logprobs)
+        self.at = (*(array.ctypes.data for array in arrays), capacity)
+
+    def top(self, row: int) -> TopOfRow:
+        found = self.num_top[row]
+        return self.top_ids[row, :found].tolist(), self.top_logprobs[row, :found].tolist()
+
+
 class NativeSampler:
     """Used by one thread at a time; its buffers grow with the rows it is given."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._sample = library.sample_rows_f32
-        self._sample.argtypes = [_POINTER, _POINTER, _LONG, _LONG, _LONG, _POINTER, _LONG, _POINTER, *_RESULTS]
+        self._sample.argtypes = [
+            _POINTER,
+            _POINTER,
+            _LONG,
+            _LONG,
+            _LONG,
+            _POINTER,
+            _LONG,
+            _POINTER,
+            *_RESULTS,
+        ]
         self._score = library.score_rows_f32
         self._score.argtypes = [_POINTER, _LONG, _LONG, _LONG, _POINTER, _LONG, *_RESULTS[1:]]
         self._sample.restype = self._score.restype = None
         self._scratch_bytes = library.sampler_scratch_bytes
         self._scratch_bytes.argtypes, self._scratch_bytes.restype = [_LONG], _LONG
-        self._scratch: npt.NDArray[np.uint8] | None = None
+        self._scratch = np.empty(0, dtype=np.uint8)
         self._scratch_at: int | None = None
+        self._results = _Results(1, _FIRST_CAPACITY)
         self._plans: ctypes.Array[ctypes.c_void_p] = (_POINTER * 0)()
         self._wants_top: list[int] = []
         self._plain = True
-        self._masked: list[int] | None = None
+        self._masked: list[int] = []
         self._mask_of_row = np.empty(0, dtype=np.int32)
-        self._make_room(1, _FIRST_CAPACITY)
 
     def use(self, plans: Sequence[RowPlan]) -> None:
-        """The rows of the next calls, in order, until `use` is called again. The plans stay the caller's to change."""
+        """The rows of the next calls of `sample`, in order. Plans stay the caller's, to change between calls."""
         self._plans = (_POINTER * len(plans))(*map(ctypes.addressof, plans))
         self._wants_top = [index for index, plan in enumerate(plans) if plan.top_n > 0]
         self._plain = all(plan.plain for plan in plans)
-        self._masked = None
-        capacity = max((plan.top_n for plan in plans), default=0)
-        if len(plans) > len(self._ids) or capacity > self._capacity:
-            self._make_room(len(plans), capacity)
+        self._masked = []
+        self._make_room(len(plans), max((plan.top_n for plan in plans), default=0))
 
     def covers(self, logits: Tensor) -> bool:
         return logits.dtype is torch.float32 and logits.device.type == "cpu" and logits.stride(1) == 1
 
-    def sample(self, logits: Tensor, bits: Tensor | None = None, masked: list[int] | None = None) -> Choices:
-        """logits [R, V] as `covers` says, left as they are; `bits` [M, W] int32 contiguous, mask m for row `masked[m]`."""
+    def sample(self, logits: Tensor, bits: Tensor | None = None, masked: Sequence[int] = ()) -> Choices:
+        """logits [R, V] as `covers` says, left as they are; mask m of `bits` [M, W] int32 is for row `masked[m]`."""
         count, vocab_size = logits.shape
         threads = torch.get_num_threads()
         if not self._plain:
             self._need_scratch(vocab_size, threads)
-        bits_at, num_words = None, 0
-        if bits is not None and masked is not None:
+        bits_at, num_words, mask_of_row_at = None, 0, None
+        if bits is not None:
             bits_at, num_words = bits.data_ptr(), bits.shape[1]
-            if masked != self._masked:
-                self._mask_of_row = np.full(count, -1, dtype=np.int32)
-                self._mask_of_row[masked] = np.arange(len(masked))
-                self._mask_of_row_at = self._mask_of_row.ctypes.data
-                self._masked = list(masked)
+            mask_of_row_at = self._masks_at(count, masked)
         self._sample(
-            self._plans, logits.data_ptr(), logits.stride(0), vocab_size, count, bits_at, num_words,
-            self._mask_of_row_at, *self._results, self._capacity, self._scratch_at, threads,
+            self._plans, logits.data_ptr(), logits.stride(0), vocab_size, count, bits_at, num_words, mask_of_row_at,
+            *self._results.at, self._scratch_at, threads,
         )  # fmt: skip
         tops: dict[int, TopOfRow] = {}
         if self._wants_top:
-            if (needed := int(self._num_top[:count].max())) > self._capacity:
-                self._make_room(count, needed)  # ties; the logits are as they were
+            if self._overflows(count):
                 return self.sample(logits, bits, masked)
-            tops = {row: self._top(row) for row in self._wants_top}
-        return Choices(self._ids[:count].tolist(), self._logprobs[:count].tolist(), tops)
+            tops = {row: self._results.top(row) for row in self._wants_top}
+        return Choices(self._results.ids[:count].tolist(), self._results.logprobs[:count].tolist(), tops)
 
     def score(self, logits: Tensor, targets: list[int], num_top: int) -> tuple[list[float], list[TopOfRow]]:
-        """The log-probability of `targets[r]` in row r of logits [R, V], and the rows' `num_top` likeliest tokens."""
+        """The log-probability of `targets[r]` in row r of logits [R, V], and each row's `num_top` likeliest tokens."""
         count, vocab_size = logits.shape
         threads = torch.get_num_threads()
         if num_top:
             self._need_scratch(vocab_size, threads)
-        if count > len(self._ids) or num_top > self._capacity:
-            self._make_room(count, num_top)
+        self._make_room(count, num_top)
         wanted = np.array(targets, dtype=np.int64)
         self._score(
             logits.data_ptr(), logits.stride(0), vocab_size, count, wanted.ctypes.data, num_top,
-            *self._results[1:], self._capacity, self._scratch_at, threads,
+            *self._results.at[1:], self._scratch_at, threads,
         )  # fmt: skip
-        if num_top and (needed := int(self._num_top[:count].max())) > self._capacity:
-            self._make_room(count, needed)
+        if num_top and self._overflows(count):
             return self.score(logits, targets, num_top)
-        tops = [self._top(row) for row in range(count)] if num_top else []
-        return self._logprobs[:count].tolist(), tops
+        tops = [self._results.top(row) if num_top else ([], []) for row in range(count)]
+        return self._results.logprobs[:count].tolist(), tops
 
-    def _top(self, row: int) -> TopOfRow:
-        found = self._num_top[row]
-        return self._top_ids[row, :found].tolist(), self._top_logprobs[row, :found].tolist()
+    def _overflows(self, count: int) -> bool:
+        """True if ties need more room than there was, which there is now."""
+        needed = int(self._results.num_top[:count].max())
+        if needed <= self._results.capacity:
+            return False
+        self._make_room(count, needed)
+        return True
 
     def _make_room(self, rows: int, capacity: int) -> None:
-        """Whatever comes out of a call, for at least so many rows and likeliest tokens."""
-        rows = max(rows, len(self._ids) if hasattr(self, "_ids") else 1)
-        self._capacity = max(capacity, _FIRST_CAPACITY)
-        self._ids = np.zeros(rows, dtype=np.int64)
-        self._logprobs = np.zeros(rows, dtype=np.float32)
-        self._num_top = np.zeros(rows, dtype=np.int32)
-        self._top_ids = np.zeros((rows, self._capacity), dtype=np.int32)
-        self._top_logprobs = np.zeros((rows, self._capacity), dtype=np.float32)
-        self._mask_of_row_at = self._mask_of_row.ctypes.data
-        arrays = (self._ids, self._logprobs, self._num_top, self._top_ids, self._top_logprobs)
-        self._results = tuple(array.ctypes.data for array in arrays)
+        old = self._results
+        if rows > old.rows or capacity > old.capacity:
+            self._results = _Results(max(rows, old.rows), max(capacity, old.capacity))
+
+    def _masks_at(self, count: int, masked: Sequence[int]) -> int:
+        if masked != self._masked:
+            self._mask_of_row = np.full(count, -1, dtype=np.int32)
+            self._mask_of_row[list(masked)] = np.arange(len(masked))
+            self._masked = list(masked)
+        return self._mask_of_row.ctypes.data
 
     def _need_scratch(self, vocab_size: int, threads: int) -> None:
         needed = self._scratch_bytes(vocab_size) * threads + _ALIGNMENT
-        if self._scratch is None or len(self._scratch) < needed:
+        if len(self._scratch) < needed:
             self._scratch = np.empty(needed, dtype=np.uint8)
             self._scratch_at = -(-self._scratch.ctypes.data // _ALIGNMENT) * _ALIGNMENT
