@@ -42,9 +42,14 @@ class Shape:
         return self.vocab_size * self.hidden_size
 
     @property
+    def weight_bytes(self) -> int:
+        """Of one parameter."""
+        return 2
+
+    @property
     def kv_bytes_per_token(self) -> int:
-        """In a 16-bit cache."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * 2
+        """In a cache of the weights' precision."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.weight_bytes
 
 
 SHAPES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.gpu import floor
+from benchmarks import floor
 from benchmarks.gpu.models import SHAPES
 from benchmarks.gpu.workloads import FULL, TINY, mix
 
@@ -61,8 +61,8 @@ def _measures(name: str, ceilings: floor.Ceilings) -> list[tuple[str, float, boo
         step_s = floor.decode_step_s(shape, ceilings, batch=batch, context=context)
         measures.append((f"decode.{batch}.step_ms", 1e3 * step_s, False))
     prompts, outputs = mix(workload)
-    lengths = list(zip(map(len, prompts), outputs, strict=True))
-    measures.append(("mix.tokens_per_s", sum(outputs) / floor.mix_s(shape, ceilings, lengths), True))
+    jobs = [floor.Job(len(prompt), output) for prompt, output in zip(prompts, outputs, strict=True)]
+    measures.append(("mix.tokens_per_s", sum(outputs) / floor.jobs_s(shape, ceilings, jobs), True))
     return measures
 
 

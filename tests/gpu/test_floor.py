@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.gpu.floor import Ceilings, decode_step_s, mix_s, prefill_s
+from benchmarks.floor import Ceilings, Job, decode_step_s, jobs_s, prefill_s
 from benchmarks.gpu.models import SHAPES
 from benchmarks.gpu.run import _outcomes
 from benchmarks.gpu.summary import compare
@@ -37,8 +37,8 @@ def test_prefill_is_bound_by_weights_or_by_arithmetic() -> None:
 def test_the_mix_has_the_token_counts_of_the_published_benchmark() -> None:
     prompts, outputs = mix(FULL)
     assert (sum(map(len, prompts)), sum(outputs)) == (142_827, 133_966)
-    lengths = list(zip(map(len, prompts), outputs, strict=True))
-    assert sum(outputs) / mix_s(QWEN, Ceilings(), lengths) == pytest.approx(25_784, abs=10)
+    jobs = [Job(len(prompt), output) for prompt, output in zip(prompts, outputs, strict=True)]
+    assert sum(outputs) / jobs_s(QWEN, Ceilings(), jobs) == pytest.approx(25_784, abs=10)
 
 
 def test_ratios_say_how_much_faster_we_are() -> None:
