@@ -123,6 +123,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(("KV_BLOCK_SIZE",), "cache.block_size", "kv-block-size"),
     Variable(("STEP_TIME_BUDGET_S",), "scheduler.step_time_budget_s", "step-time-budget-s"),
     Variable(("DETERMINISTIC",), "runtime.deterministic", "deterministic"),
+    Variable(("DECODE_GRAPHS",), "runtime.decode_graphs", "decode-graphs"),
+    Variable(("ASYNC_SCHEDULING",), "runtime.async_scheduling", "async-scheduling"),
     Variable(("NUM_THREADS",), "runtime.num_threads", "num-threads"),
     Variable(("SAGEMAKER_BIND_TO_PORT", "PORT"), "http.port", "port", ranked=True),
     Variable(("HOSTNAME",), "http.host", "hostname"),

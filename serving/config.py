@@ -108,6 +108,13 @@ class LimitsConfig(_Slice):
 class RuntimeConfig(_Slice):
     device: Annotated[Literal["auto", "cuda", "cpu"], _doc("where the model runs")] = "auto"
     deterministic: Annotated[bool, _doc("a row's bits depend on its own tokens only; slower")] = False
+    decode_graphs: Annotated[
+        bool, _doc("capture steps of decodes once and replay them, where the device and the model allow it")
+    ] = True
+    async_scheduling: Annotated[
+        Literal["auto", "on", "off"],
+        _doc("plan the next step while one runs; auto = on CUDA, where the host would be waiting meanwhile"),
+    ] = "auto"
     num_threads: Annotated[
         Annotated[int, Meta(ge=1, le=1024)] | None, _doc("CPU threads per rank; absent: cores / ranks")
     ] = None
@@ -230,6 +237,8 @@ class EngineConfig(_Slice):
     session_ttl_s: float = 1200.0
     max_sessions: int = 256
     session_kv_fraction: float = 0.25
+    decode_graphs: bool = True
+    async_scheduling: bool = False
     log_level: str = "info"
     json_logs: bool = False
 

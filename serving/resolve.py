@@ -136,6 +136,8 @@ def resolve(
         max_input_tokens=max_input_tokens,
         max_total_tokens=max_total_tokens,
         deterministic=declared.runtime.deterministic,
+        decode_graphs=declared.runtime.decode_graphs,
+        async_scheduling=_async_scheduling(declared, device, journal),
         log_level=declared.runtime.log_level,
         json_logs=declared.runtime.json_logs,
     )
@@ -225,6 +227,16 @@ def _max_step_tokens(declared: ServerConfig, device: str, journal: _Journal) -> 
         return asked
     journal.note("max_step_tokens", _STEP_TOKENS[device], f"default on {device}")
     return _STEP_TOKENS[device]
+
+
+def _async_scheduling(declared: ServerConfig, device: str, journal: _Journal) -> bool:
+    asked = declared.runtime.async_scheduling
+    if asked != "auto":
+        return asked == "on"
+    chosen = device == "cuda"
+    why = "the host plans while the GPU computes" if chosen else "model and host share the processor"
+    journal.note("async_scheduling", "on" if chosen else "off", why)
+    return chosen
 
 
 def _num_threads(declared: ServerConfig, num_ranks: int, devices: DeviceFacts, journal: _Journal) -> int:

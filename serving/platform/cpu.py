@@ -7,9 +7,11 @@ import math
 import mmap
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy.typing as npt
 import torch
 
 _CGROUP_LIMITS = (
@@ -57,6 +59,7 @@ class CpuDevice:
     default_dtype = torch.float32
     default_attention_backend = "native"
     distributed_backend: Literal["gloo", "nccl"] = "gloo"
+    is_host = True
 
     @property
     def description(self) -> str:
@@ -80,6 +83,12 @@ class CpuDevice:
             with contextlib.suppress(OSError):  # a kernel without huge pages
                 pages.madvise(mmap.MADV_HUGEPAGE)
         return torch.frombuffer(pages, dtype=dtype, count=math.prod(shape)).view(shape)
+
+    def mirror(self, array: npt.NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(array)
+
+    def stage(self, arrays: Sequence[npt.NDArray[Any]]) -> list[torch.Tensor]:
+        return [torch.from_numpy(array) for array in arrays]
 
     def synchronize(self) -> None:
         return None

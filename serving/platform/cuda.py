@@ -1,14 +1,17 @@
-"""NVIDIA GPUs as a device. The only module that speaks to `torch.cuda`."""
+"""NVIDIA GPUs as a device. With `cuda_graphs` and `pinned` the only module that speaks to `torch.cuda`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy.typing as npt
 import torch
 
 from serving.errors import DeviceError
+from serving.platform.pinned import PinnedRing
 
 _AMPERE = (8, 0)
 
@@ -33,6 +36,7 @@ class CudaDevice:
     name: Literal["cpu", "cuda"] = "cuda"
     default_dtype = torch.bfloat16
     distributed_backend: Literal["gloo", "nccl"] = "nccl"
+    is_host = False
 
     def __init__(self, index: int = 0) -> None:
         found = device_count()
@@ -40,6 +44,7 @@ class CudaDevice:
             raise DeviceError(f"GPU {index} was asked for, {found} are usable ({driver()})")
         self.torch_device = torch.device("cuda", index)
         torch.cuda.set_device(self.torch_device)
+        self._pinned = PinnedRing(self.torch_device)
 
     @property
     def default_attention_backend(self) -> str:
@@ -60,6 +65,12 @@ class CudaDevice:
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return torch.zeros(shape, dtype=dtype, device=self.torch_device)
+
+    def mirror(self, array: npt.NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.torch_device, copy=True)
+
+    def stage(self, arrays: Sequence[npt.NDArray[Any]]) -> list[torch.Tensor]:
+        return self._pinned.stage(arrays)
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.torch_device)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
 
+import numpy.typing as npt
 import torch
 
 
@@ -42,6 +44,20 @@ class Device(Protocol):
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """A new zeroed tensor."""
+        ...
+
+    @property
+    def is_host(self) -> bool:
+        """Is the device's memory the host's, so that an array and its tensor are the same bytes?"""
+        ...
+
+    def mirror(self, array: npt.NDArray[Any]) -> torch.Tensor:
+        """A tensor like the array: on the host the very same memory, elsewhere a copy of what it holds now."""
+        ...
+
+    def stage(self, arrays: Sequence[npt.NDArray[Any]]) -> list[torch.Tensor]:
+        """The arrays on the device, in one transfer that nobody waits for. They must not be written to afterwards where the
+        device is the host; elsewhere they may be."""
         ...
 
     def synchronize(self) -> None: ...

@@ -1,5 +1,8 @@
 """Runs one plan on this rank: rows, forward pass, logits, sampling. Names no model and no attention backend.
 
+A step is launched and then collected. On a device of its own the host may launch the next step in between: what was sampled
+stays on the device, where that step finds it, and the rows hold `UNKNOWN_TOKEN` until they are collected.
+
 Be paranoid about new lines here: what differs between models, formats or backends belongs to the layers.
 """
 
@@ -8,11 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from serving.batch import BlockCopy, ScheduledBatch, StepResult
-from serving.contracts import AttentionMetadata, ForwardContext, KVLayerCache
+from serving.contracts import AttentionMetadata, ForwardContext, GraphBackend, KVLayerCache
 from serving.distributed import ParallelContext, broadcast_from_rank0
 from serving.grammar.row_matchers import RowMasks, RowMatchers
 from serving.grammar.store import GrammarStore
@@ -23,7 +27,10 @@ from serving.sampling.logprobs import TopOfRow, top_tokens_of_rows
 from serving.sampling.sampler import Sampler, SamplingRow
 from serving.sampling.token_mask import TokenMasks
 from serving.sampling_params import SamplingParams
-from serving.worker.input_batch import InputBatch, StepInputs
+from serving.worker.decode_graphs import DecodeGraphs
+from serving.worker.decode_inputs import PackedTokens
+from serving.worker.input_batch import UNKNOWN_TOKEN, InputBatch, StepInputs
+from serving.worker.launched_step import LaunchedStep
 
 _LOGIT_ROWS = 256
 """Rows of logits made at once for prompt log-probabilities: bounds the memory of prompt_length x vocabulary."""
@@ -50,9 +57,13 @@ class ModelRunner:
         parallel: ParallelContext,
         block_size: int,
         max_num_seqs: int,
+        max_blocks: int,
         kernels: Kernels,
         eos_token_ids: Sequence[int] = (),
+        graphs: GraphBackend | None = None,
+        overlapped: bool = False,
     ) -> None:
+        """`max_blocks` per row and KV group. With `overlapped`, a step may be launched before the last one was collected."""
         self._model = model
         self._device = device
         self._parallel = parallel
@@ -64,8 +75,16 @@ class ModelRunner:
         self._matchers = RowMatchers(model.vocab_size, beside=device.torch_device.type != "cpu")
         self._caches: list[KVLayerCache] = []
         self._inputs = InputBatch(
-            max_num_seqs, self._groups, block_size=block_size, device=device.torch_device
+            max_num_seqs, self._groups, block_size=block_size, max_blocks=max_blocks, device=device
         )
+        self._graph_backend = graphs
+        self._graphs: DecodeGraphs | None = None
+        self.graph_bytes = 0
+        """What the captures will need beside the cache, measured in the warm-up."""
+        self._reads_late = overlapped and not device.is_host
+        self._last_ids = device.mirror(np.zeros(max_num_seqs, dtype=np.int64))
+        self._unread: LaunchedStep | None = None
+        self._collected_s = 0.0
 
     def initialize_cache(self, num_blocks: list[int]) -> None:
         """Allocate every layer's cache, zeroed: masked positions are multiplied by 0, which must not meet a NaN."""
@@ -77,6 +96,19 @@ class ModelRunner:
             shape = (count, self._block_size, group.num_kv_heads, group.head_dim)
             key, value = (self._device.zeros(shape, group.dtype) for _ in range(2))
             self._caches.append(KVLayerCache(key=key, value=value))
+        if self._graph_backend is not None:
+            self._graphs = DecodeGraphs(self._graph_backend, self._inputs.decode, self._decode)
+
+    @torch.inference_mode()
+    def capture_graphs(self, limit_s: float) -> int:
+        """Capture steps of decodes ahead of need, on all ranks alike. Returns how many there are."""
+        if self._graphs is None:
+            return 0
+        return self._graphs.capture_all(limit_s=limit_s, agree=self._as_rank_0)
+
+    def _as_rank_0(self, choice: bool) -> bool:
+        flag = torch.tensor([int(choice)], device=self._device.torch_device)
+        return bool(broadcast_from_rank0(flag, self._parallel).item())
 
     def use_grammars(self, grammars: GrammarStore) -> None:
         """Rank 0 gets the compiled grammars of the requests that it will run."""
@@ -88,11 +120,29 @@ class ModelRunner:
     @torch.inference_mode()
     def warm_up(self, num_tokens: int) -> float:
         """Run the largest step without a cache: `num_tokens` of one row, then logits and samples of as many rows as can
-        sample at once. Returns its seconds; the device's peak memory is the caller's to read."""
-        device = self._device.torch_device
+        sample at once. Returns its seconds; the device's peak memory is the caller's to read, and `graph_bytes`."""
         self._device.synchronize()
         started_s = time.perf_counter()
-        positions = torch.arange(num_tokens, device=device)
+        logits = self._run_without_cache(num_tokens, min(num_tokens, self._max_num_seqs))
+        if logits is not None and self._device.peak_bytes() > 0:
+            # Where memory is measured, the peak has to include every filter on every row.
+            rows = [
+                SamplingRow(row, _EVERY_WAY, seed=0, token_ids=[0], num_prompt_tokens=1)
+                for row in range(len(logits))
+            ]
+            self._sampler.sample(logits, rows)
+        self._device.synchronize()
+        seconds = time.perf_counter() - started_s
+        if self._graph_backend is not None and self._device.peak_bytes() > 0:
+            self._device.reset_peak()
+            held = self._device.peak_bytes()
+            self._run_without_cache(self._max_num_seqs, self._max_num_seqs)
+            self.graph_bytes = self._device.peak_bytes() - held
+        return seconds
+
+    def _run_without_cache(self, num_tokens: int, num_logits: int) -> Tensor | None:
+        device = self._device.torch_device
+        positions = torch.zeros(num_tokens, dtype=torch.int64, device=device)
         metadata = AttentionMetadata(
             query_start=torch.tensor([0, num_tokens], dtype=torch.int32, device=device),
             seq_lens=torch.tensor([num_tokens], dtype=torch.int32, device=device),
@@ -103,36 +153,60 @@ class ModelRunner:
             block_size=self._block_size,
         )
         context = ForwardContext(attention={name: metadata for name in self._groups}, caches=None)
-        hidden = self._model.forward(torch.zeros_like(positions), positions, context)
-        logits = self._model.compute_logits(hidden[: min(num_tokens, self._max_num_seqs)])
-        if logits is not None and self._device.peak_bytes() > 0:
-            # Where memory is measured, the peak has to include every filter on every row.
-            rows = [
-                SamplingRow(row, _EVERY_WAY, seed=0, token_ids=[0], num_prompt_tokens=1)
-                for row in range(len(logits))
-            ]
-            self._sampler.sample(logits, rows)
-        self._device.synchronize()
-        return time.perf_counter() - started_s
+        hidden = self._model.forward(positions, positions, context)
+        return self._model.compute_logits(hidden[:num_logits])
 
     @torch.inference_mode()
-    def execute(self, batch: ScheduledBatch) -> StepResult | None:
-        """One step; None on ranks > 0."""
-        started_s = time.perf_counter()
+    def launch(self, batch: ScheduledBatch) -> LaunchedStep:
+        """Everything up to the sampled ids, without waiting for them where they can be read late."""
+        step = LaunchedStep(StepResult(step=batch.step, sampled=[]), started_s=time.perf_counter())
+        if self._unread is not None and self._inputs.reads_tokens(batch):
+            self._read(self._unread)
         self._inputs.apply(batch)
         for copy in batch.block_copies:
             self._copy_block(copy)
         inputs = self._inputs.pack(batch)
         masks = self._start_masks(batch, inputs)
-        context = ForwardContext(attention=inputs.attention, caches=self._caches)
-        hidden = self._model.forward(inputs.token_ids, inputs.positions, context)
-        result = StepResult(step=batch.step, sampled=[])
-        self._score_prompts(hidden, inputs, result)
-        self._sample(hidden, inputs, masks, result)
+        output = self._compute(inputs, step.result)
+        if inputs.sampling:
+            self._sample(output, inputs, masks, step)
+        return step
+
+    @torch.inference_mode()
+    def collect(self, step: LaunchedStep) -> StepResult | None:
+        """What the step gave; None on ranks > 0. Steps are collected in the order of their launch."""
+        if step.ids is not None:
+            self._read(step)
         if self._parallel.rank > 0:
             return None
-        result.forward_s = time.perf_counter() - started_s
-        return result
+        step.result.forward_s = time.perf_counter() - max(step.started_s, self._collected_s)
+        self._collected_s = time.perf_counter()
+        return step.result
+
+    def _compute(self, inputs: StepInputs, result: StepResult) -> Tensor:
+        """Logits of the sampling rows on rank 0."""
+        if inputs.packed is None:
+            self._inputs.decode.upload()
+            num_rows = len(inputs.rows)
+            captured = None if self._graphs is None else self._graphs.run(num_rows)
+            return self._decode(self._inputs.decode_tokens(num_rows)) if captured is None else captured
+        hidden = self._forward(inputs.packed)
+        self._score_prompts(hidden, inputs, result)
+        if not inputs.sampling:
+            return hidden
+        logits = self._model.compute_logits(hidden[inputs.last_tokens])
+        return hidden if logits is None else logits
+
+    def _decode(self, packed: PackedTokens) -> Tensor:
+        """A step in which every token samples: the logits of all, on rank 0."""
+        hidden = self._forward(packed)
+        logits = self._model.compute_logits(hidden)
+        return hidden if logits is None else logits
+
+    def _forward(self, packed: PackedTokens) -> Tensor:
+        packed.take_sampled(self._last_ids)
+        context = ForwardContext(attention=packed.attention, caches=self._caches)
+        return self._model.forward(packed.token_ids, packed.positions, context)
 
     def _start_masks(self, batch: ScheduledBatch, inputs: StepInputs) -> Callable[[], RowMasks] | None:
         """Bring the matchers to the rows of this step; their masks are computed while the model runs."""
@@ -149,39 +223,58 @@ class ModelRunner:
         return self._matchers.start(inputs.sampling)
 
     def _sample(
-        self, hidden: Tensor, inputs: StepInputs, masks: Callable[[], RowMasks] | None, result: StepResult
+        self, logits: Tensor, inputs: StepInputs, masks: Callable[[], RowMasks] | None, step: LaunchedStep
     ) -> None:
         """Rank 0 chooses; every rank learns the ids and appends them to its rows."""
-        if not inputs.sampling:
-            return
-        logits = self._model.compute_logits(hidden[inputs.last_tokens])
-        if logits is None:
+        if self._parallel.rank > 0:
             ids = torch.empty(len(inputs.sampling), dtype=torch.int64, device=self._device.torch_device)
         else:
             rows = [self._inputs[row].sampling for row in inputs.sampling]
             if masks is None:
-                result.sampled = self._sampler.sample(logits, rows)
+                step.result.sampled = self._sampler.sample(logits, rows)
             else:
                 computed = masks()
-                result.failed_rows = computed.failures
-                result.sampled = self._sampler.sample(logits, rows, _token_masks(computed, inputs))
-            ids = torch.tensor([token.token_id for token in result.sampled], device=logits.device)
+                step.result.failed_rows = computed.failures
+                step.result.sampled = self._sampler.sample(logits, rows, _token_masks(computed, inputs))
+            ids = torch.tensor([token.token_id for token in step.result.sampled], device=logits.device)
         if self._parallel.size > 1:
             ids = broadcast_from_rank0(ids, self._parallel)
-        sampled_ids = ids.tolist()
-        self._inputs.append(inputs.sampling, sampled_ids)
-        if masks is not None:
-            for row, token_id in zip(inputs.sampling, sampled_ids, strict=True):
-                self._matchers.note(row, token_id)
-        if result.failed_rows:
-            result.sampled = [token for token in result.sampled if token.row not in result.failed_rows]
+        step.ids, step.sampling = ids, inputs.sampling
+        step.rows = [self._inputs[row] for row in inputs.sampling]
+        if self._reads_late:
+            self._last_ids.index_copy_(0, inputs.sampling_index, ids)
+            self._inputs.append(inputs.sampling, [UNKNOWN_TOKEN] * len(inputs.sampling))
+            step.ends = [len(row.token_ids) for row in step.rows]
+            self._unread = step
+        else:
+            self._read(step)
+
+    def _read(self, step: LaunchedStep) -> None:
+        """The ids of a step, which the device may still be computing."""
+        if step.ids is None:
+            return
+        sampled_ids = step.ids.tolist()
+        step.ids = None
+        if self._reads_late:
+            late = zip(step.sampling, step.rows, step.ends, sampled_ids, strict=True)
+            alive = [
+                (n, token_id) for n, row, end, token_id in late if self._inputs.learn(n, row, end, token_id)
+            ]
+        else:
+            self._inputs.append(step.sampling, sampled_ids)
+            alive = list(zip(step.sampling, sampled_ids, strict=True))
+        for number, token_id in alive:
+            self._matchers.note(number, token_id)
+        failed = step.result.failed_rows
+        if failed:
+            step.result.sampled = [token for token in step.result.sampled if token.row not in failed]
 
     def _score_prompts(self, hidden: Tensor, inputs: StepInputs, result: StepResult) -> None:
         """For rows that ask: what the model thinks of the prompt token after each prompt token of this step."""
         start = 0
         for scheduled in inputs.rows:
             row = self._inputs[scheduled.row]
-            first = row.num_computed_tokens - scheduled.num_tokens
+            first = self._inputs.num_computed_tokens(scheduled.row) - scheduled.num_tokens
             count = min(scheduled.num_tokens, row.num_prompt_tokens - 1 - first)
             if row.params.prompt_logprobs and count > 0:
                 targets = row.token_ids[first + 1 : first + 1 + count]

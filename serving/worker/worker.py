@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from serving import logs
 from serving.batch import ScheduledBatch, StepResult
 from serving.config import EngineConfig
 from serving.contracts import KVGroupSpec
@@ -16,7 +19,13 @@ from serving.kernels.dispatch import select_kernels
 from serving.models.hf_config import read_decoder_config
 from serving.models.registry import Model, load_model
 from serving.platform import get_device
+from serving.worker.choose_graphs import choose_graphs
+from serving.worker.launched_step import LaunchedStep
 from serving.worker.model_runner import ModelRunner
+
+_CAPTURE_LIMIT_S = 5.0
+
+logger = logging.getLogger(__name__)
 
 
 class Worker:
@@ -50,8 +59,11 @@ class Worker:
             parallel=self._parallel,
             block_size=config.block_size,
             max_num_seqs=config.max_num_seqs,
+            max_blocks=-(-config.max_total_tokens // config.block_size),
             kernels=select_kernels(self._device.torch_device, deterministic=config.deterministic),
             eos_token_ids=self.eos_token_ids,
+            graphs=choose_graphs(config, self._device),
+            overlapped=config.async_scheduling,
         )
 
     @property
@@ -78,17 +90,32 @@ class Worker:
             return device.free_bytes() // config.num_ranks
         # The allocator still holds the peak of the warm-up, so the device counts it as used.
         used = device.total_bytes() - device.free_bytes()
+        used += self._ready.graph_bytes
         return max(0, int(device.total_bytes() * config.memory_fraction) - used)
 
     def initialize_cache(self, num_blocks: list[int]) -> None:
+        """Where a capture takes long, those of decode steps are made now rather than in the first requests."""
         self._ready.initialize_cache(num_blocks)
+        if self._device.is_host:
+            return
+        started_s = time.perf_counter()
+        if count := self._ready.capture_graphs(_CAPTURE_LIMIT_S):
+            seconds = round(time.perf_counter() - started_s, 3)
+            logs.event(logger, logging.INFO, "decode steps captured", sizes=count, seconds=seconds)
 
     def use_grammars(self, grammars: GrammarStore) -> None:
         """Rank 0: where the compiled grammars of its requests are found."""
         self._ready.use_grammars(grammars)
 
+    def launch(self, batch: ScheduledBatch) -> LaunchedStep:
+        return self._ready.launch(batch)
+
+    def collect(self, step: LaunchedStep) -> StepResult | None:
+        """The result of a launched step; None on ranks > 0."""
+        return self._ready.collect(step)
+
     def execute(self, batch: ScheduledBatch) -> StepResult | None:
-        return self._ready.execute(batch)
+        return self.collect(self.launch(batch))
 
     def close(self) -> None:
         """Let go of model and cache, so that the device's memory can be used again."""

@@ -80,6 +80,8 @@ ACCEPTED = [
     ("KV_BLOCK_SIZE", "32", "cache.block_size", 32),
     ("STEP_TIME_BUDGET_S", "0.1", "scheduler.step_time_budget_s", 0.1),
     ("DETERMINISTIC", "yes", "runtime.deterministic", True),
+    ("DECODE_GRAPHS", "off", "runtime.decode_graphs", False),
+    ("ASYNC_SCHEDULING", "on", "runtime.async_scheduling", "on"),
     ("NUM_THREADS", "3", "runtime.num_threads", 3),
     ("SAGEMAKER_BIND_TO_PORT", "9001", "http.port", 9001),
     ("PORT", "0", "http.port", 0),

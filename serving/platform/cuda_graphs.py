@@ -1,0 +1,87 @@
+"""CUDA graphs: one launch for all kernels of a captured run.
+
+Follows https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs: warm-up on a side stream, then capture, with one
+memory pool for all graphs, since they never run at the same time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from serving import logs
+from serving.contracts import StepGraph
+
+logger = logging.getLogger(__name__)
+
+MAX_ROWS = 512
+_SMALLEST = (1, 2, 4, 8)
+_STEP_ROWS = 8
+_STEP_SHARE = 8
+"""Above the smallest, a size is at most 8 rows or one eighth larger than the one before."""
+
+
+def padded_sizes(max_rows: int) -> list[int]:
+    """Few sizes up to `max_rows` that waste little: above 64 rows at most one row in nine is padding."""
+    sizes = [size for size in _SMALLEST if size < max_rows]
+    while not sizes or sizes[-1] < max_rows:
+        last = sizes[-1] if sizes else 0
+        step = max(_STEP_ROWS, last // _STEP_SHARE // _STEP_ROWS * _STEP_ROWS)
+        sizes.append(min(max_rows, last + step))
+    return sizes
+
+
+class CudaGraphBackend:
+    """Captures on the current device. What the run allocates stays in the pool of this backend."""
+
+    def __init__(self, max_rows: int = MAX_ROWS) -> None:
+        sizes = padded_sizes(min(max_rows, MAX_ROWS))
+        self._padded = [next(size for size in sizes if size >= count) for count in range(1, sizes[-1] + 1)]
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream()
+
+    def padded_rows(self, num_rows: int) -> int | None:
+        return self._padded[num_rows - 1] if num_rows <= len(self._padded) else None
+
+    def capture(self, run: Callable[[], Tensor]) -> tuple[StepGraph, Tensor] | None:
+        """Afterwards the result is that of the run."""
+        main = torch.cuda.current_stream()
+        self._stream.wait_stream(main)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(self._stream), _no_collection():
+            run()  # compiles kernels and makes the libraries' workspaces: none of that can be captured
+            self._stream.synchronize()
+            try:
+                output = self._record(graph, run)
+            except RuntimeError as error:
+                logs.event(logger, logging.WARNING, "decode step cannot be captured", reason=str(error))
+                return None
+        main.wait_stream(self._stream)
+        graph.replay()
+        return graph, output
+
+    def _record(self, graph: torch.cuda.CUDAGraph, run: Callable[[], Tensor]) -> Tensor:
+        """`torch.cuda.graph` would collect garbage and empty the allocator every time, which takes longer than this. The
+        watcher thread of NCCL asks the driver while we capture, so only this thread is held to what may be captured."""
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        try:
+            return run()
+        finally:
+            graph.capture_end()
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """A collection that frees a tensor of another pool would break a capture."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
