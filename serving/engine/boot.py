@@ -6,6 +6,7 @@ The composition root of the engine, shared by the engine process and by `LLM`.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from serving.sampling_params import Grammar
 from serving.text.tokenizer import Tokenizer
 
 _HOST_CACHE_BYTES = 2 * 2**30
+_REPORT_INTERVAL_S = 0.2
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +80,7 @@ def boot(
 
 def _make_ready(config: EngineConfig, executor: Executor, report: Callable[[Stage], None]) -> EngineCore:
     report(Stage(stage="loading"))
-    executor.load(lambda done, total: report(Stage(stage="loading", detail=f"{done}/{total}")))
+    executor.load(LoadingReport(report))
     grammars = _make_grammars(config, executor)
     report(Stage(stage="warm-up"))
     warm_up_s = executor.warm_up(min(config.max_step_tokens, config.max_total_tokens))
@@ -98,6 +100,21 @@ def _make_ready(config: EngineConfig, executor: Executor, report: Callable[[Stag
     return EngineCore(
         config, executor, groups=groups, num_blocks=num_blocks, warm_up_s=warm_up_s, grammars=grammars
     )
+
+
+class LoadingReport:
+    """Tells how much of the weights this process has read, no more often than somebody could look."""
+
+    def __init__(self, report: Callable[[Stage], None]) -> None:
+        self._report = report
+        self._told_s = float("-inf")
+
+    def __call__(self, done_bytes: int, total_bytes: int) -> None:
+        now_s = time.monotonic()
+        if now_s - self._told_s >= _REPORT_INTERVAL_S:
+            self._told_s = now_s
+            detail = f"{done_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB"
+            self._report(Stage(stage="loading", detail=detail))
 
 
 def _make_grammars(config: EngineConfig, executor: Executor) -> GrammarAdmission:

@@ -1,17 +1,13 @@
-"""Reads safetensors checkpoints: which files, which tensors, and slices of them. Knows no model."""
+"""The safetensors files of a model folder: which they are, and whether they hold what its index says. Knows no model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from serving.errors import ModelError
+from serving.weights.safetensors_file import SafetensorsFile
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -20,29 +16,6 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 class _Index(msgspec.Struct, frozen=True):
     weight_map: dict[str, str]
-
-
-class CheckpointFile:
-    """One open safetensors file; tensors are read in slices, straight from the mapped file."""
-
-    def __init__(self, path: Path, handle: Any) -> None:
-        self.path = path
-        self._handle = handle
-        self.names: list[str] = list(handle.offset_keys())
-
-    def dtype(self, name: str) -> str:
-        """In safetensors' spelling: `BF16`, `F32`, `I32`, …"""
-        return str(self._handle.get_slice(name).get_dtype())
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._handle.get_slice(name).get_shape())
-
-    def read(self, name: str, index: tuple[slice, ...]) -> Tensor:
-        try:
-            tensor: Tensor = self._handle.get_slice(name)[index] if index else self._handle.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{self.path}: tensor {name!r} cannot be read: {error}") from error
-        return tensor
 
 
 class Checkpoint:
@@ -90,25 +63,15 @@ class Checkpoint:
             )
         raise ModelError(f"{self._dir} holds no weights: neither {_SINGLE} nor {_INDEX}")
 
-    @contextmanager
-    def open(self, path: Path) -> Iterator[CheckpointFile]:
+    def open(self, path: Path) -> SafetensorsFile:
         """Also checks that the file holds every tensor that the index promises in it."""
-        try:
-            context = safe_open(path, framework="pt")
-            with context as handle:
-                file = CheckpointFile(path, handle)
-                self._check_promised(file)
-                yield file
-        except (SafetensorError, OSError) as error:
-            raise ModelError(
-                f"{path} is corrupt or incomplete ({error}); download the model again"
-            ) from error
-
-    def _check_promised(self, file: CheckpointFile) -> None:
-        promised = {name for name, file_name in self._index.items() if file_name == file.path.name}
-        missing = sorted(promised.difference(file.names))
+        file = SafetensorsFile(path)
+        promised = {name for name, file_name in self._index.items() if file_name == path.name}
+        missing = sorted(promised.difference(file.tensors))
         if missing:
-            raise ModelError(f"{file.path} lacks {_listed(missing)}, which {_INDEX} places in it")
+            file.close()
+            raise ModelError(f"{path} lacks {_listed(missing)}, which {_INDEX} places in it")
+        return file
 
 
 def _listed(names: list[str]) -> str:
