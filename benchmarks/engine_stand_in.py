@@ -20,15 +20,19 @@ from serving.messages import (
     Ping,
     RequestAccepted,
     SequenceOutput,
-    StepOutputs,
 )
 from serving.text.tokenizer import Tokenizer
 
 _NUM_SEQS = 4096
+_FLUSH_S = 1.0
 
 
 class StandIn:
-    """Every request runs at once and repeats its prompt's tokens until `max_new_tokens`."""
+    """Every request runs at once and repeats its prompt's tokens until `max_new_tokens`.
+
+    A token's log-probability is the reading of `time.monotonic` before its step was sent, negative: every process of a
+    machine has the same clock, so a client can tell how long a token took.
+    """
 
     def __init__(self, hub: EngineHub) -> None:
         self._hub = hub
@@ -49,6 +53,8 @@ class StandIn:
             if self._requests and time.monotonic() >= next_tick_s:
                 next_tick_s = max(next_tick_s + interval_s, time.monotonic() - interval_s)
                 self._step()
+                if not interval_s:
+                    self._hub.flush(_FLUSH_S)
 
     def _take(self, front_id: str, message: object) -> None:
         if isinstance(message, AddRequest):
@@ -85,7 +91,8 @@ class StandIn:
 
     def _step(self) -> None:
         self._num_steps += 1
-        by_front: dict[str, list[SequenceOutput]] = {}
+        outputs: list[SequenceOutput] = []
+        sent_s = time.monotonic()
         for request_id, request in list(self._requests.items()):
             count = self._counts[request_id] = self._counts[request_id] + 1
             last = count >= (request.params.max_new_tokens or 1)
@@ -93,16 +100,16 @@ class StandIn:
             output = SequenceOutput(
                 request_id=request_id,
                 token_ids=[prompt[count % len(prompt)]],
-                logprobs=[-0.25],
+                logprobs=[-sent_s],
                 finish_reason="length" if last else None,
+                queue_s=1e-6 if last or count == 1 else 0.0,
                 inference_s=1.0 if last else 0.0,
             )
-            by_front.setdefault(front_of(request_id), []).append(output)
+            outputs.append(output)
             if last:
                 self._num_finished += 1
                 self._forget(request_id)
-        for front_id, outputs in by_front.items():
-            self._hub.send(front_id, StepOutputs(outputs=outputs))
+        self._hub.deliver(outputs)
 
     def _forget(self, request_id: str) -> None:
         self._requests.pop(request_id, None)
@@ -127,8 +134,8 @@ def main() -> None:
             num_ranks=1,
             vocab_size=len(vocabulary),
             eos_token_ids=sorted(vocabulary.eos_token_ids),
-            max_input_tokens=4000,
-            max_total_tokens=8000,
+            max_input_tokens=40_000,
+            max_total_tokens=60_000,
             max_step_tokens=512,
             max_num_seqs=_NUM_SEQS,
             num_blocks=100_000,

@@ -1,15 +1,19 @@
-"""The front alone, over an engine stand-in: many slow streams at once through one gunicorn worker, with `/ping` asked
-all the while; then unary requests as fast as they go.
+"""The front alone, over an engine stand-in: what a token and a request cost it, and how much later they arrive.
 
-    python -m benchmarks.front                  # 1,000 streams at 10 tokens/s each
-    python -m benchmarks.front --streams 200 --tokens 50
+    python -m benchmarks.front                                # everything, to benchmarks/results/DATE-front.json
+    python -m benchmarks.front --only streams --streams 1000
+
+Tokens per second and core are those of the gunicorn workers by their processor time, from the moment when all streams run
+to the one when the first is about to end. Steps at a pace leave a worker idle in between: it reads one step at a time, and
+writes to each stream once per step (`tokens_per_read` at the client tells). `as fast as they go` keeps it busy, so that
+steps which piled up leave together.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
+import math
 import os
 import socket
 import statistics
@@ -17,13 +21,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
+from benchmarks import machine
+from benchmarks.front_client import StreamsClient, Window, request_bytes, request_times
 from container.processes import api_command, serving_environment
 from serving.config import (
     RUN_CONFIG_FILE,
@@ -36,31 +42,55 @@ from serving.config import (
 )
 
 MODEL_DIR = Path(__file__).parents[1] / "local_mode" / "demo_model"
+RESULTS = Path(__file__).with_name("results")
 APPLICATION = "serving.api.wsgi:build"
 PROMPT = "Once upon a time there was a small red fox"
+LONG_PROMPT = (PROMPT + ". ") * 2500  # some 30k tokens, which take a while to be tokenized
+PARTS = ("streams", "latency", "requests", "tokenizing")
+
 _START_LIMIT_S = 60.0
+_SKIPPED_EVENTS = 8
+_CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 
 
-@dataclass(slots=True)
-class Streams:
-    """What the clients saw. Times are seconds; `ended` counts streams whose last event carries the whole text."""
+class Measured(msgspec.Struct, kw_only=True):
+    """One measurement. Times in milliseconds unless their names say otherwise."""
 
-    ended: int = 0
-    errors: list[str] = field(default_factory=list)
-    num_tokens: int = 0
-    first_token_s: list[float] = field(default_factory=list)
-    gaps_s: list[float] = field(default_factory=list)
-    pings_s: list[float] = field(default_factory=list)
-    wall_s: float = 0.0
+    part: str
+    what: str
+    values: dict[str, float]
+
+
+class FrontRecord(msgspec.Struct, kw_only=True):
+    date: str
+    commit: str
+    command: list[str]
+    machine: machine.Machine
+    load_average_1m: float
+    measured: list[Measured]
+
+
+class Front:
+    """A running front: its port, and the processor time of its workers."""
+
+    def __init__(self, port: int, master_pid: int) -> None:
+        self.port = port
+        self._master_pid = master_pid
+
+    def cpu_s(self) -> float:
+        """Seconds on a core, all workers, to the nanosecond where the kernel tells."""
+        children = Path(f"/proc/{self._master_pid}/task/{self._master_pid}/children").read_text().split()
+        tasks = [task for pid in children for task in Path(f"/proc/{pid}/task").iterdir()]
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 @contextmanager
-def front(tokens_per_s: float, max_concurrent_requests: int) -> Iterator[tuple[int, int]]:
-    """A gunicorn with one worker and the stand-in behind it; yields its port and the master's pid."""
+def front(tokens_per_s: float, *, max_concurrent_requests: int, num_workers: int = 1) -> Iterator[Front]:
+    """A gunicorn and the stand-in behind it, which gives every stream `tokens_per_s`."""
     config = ServerConfig(
-        model=ModelConfig(model_id="stand-in"),
+        model=ModelConfig(model_id="stand-in", chat_template=_CHAT_TEMPLATE),
         limits=LimitsConfig(max_concurrent_requests=max_concurrent_requests),
-        http=HttpConfig(api_workers=1),
+        http=HttpConfig(api_workers=num_workers),
     )
     with tempfile.TemporaryDirectory(prefix="front-", dir="/tmp") as folder, socket.socket() as listener:
         run_dir = Path(folder)
@@ -81,12 +111,13 @@ def front(tokens_per_s: float, max_concurrent_requests: int) -> Iterator[tuple[i
                 env=serving_environment(config, dict(os.environ), run_dir),
                 pass_fds=[listener.fileno()],
                 stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # a line per request
             ),
         ]
         try:
             port = listener.getsockname()[1]
-            asyncio.run(_wait_ready(port))
-            yield port, processes[1].pid
+            _wait_ready(port)
+            yield Front(port, processes[1].pid)
         finally:
             for process in processes:
                 process.terminate()
@@ -94,118 +125,181 @@ def front(tokens_per_s: float, max_concurrent_requests: int) -> Iterator[tuple[i
                 process.wait()
 
 
-async def run_streams(port: int, *, num_streams: int, num_tokens: int, ramp_s: float) -> Streams:
-    """Open the streams evenly over `ramp_s`, ping until all have ended."""
-    seen = Streams()
-    pinger = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.pinger", str(port)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+def _wait_ready(port: int) -> None:
+    end_s = time.monotonic() + _START_LIMIT_S
+    while time.monotonic() < end_s:
+        with socket.create_connection(("127.0.0.1", port)) as sock:
+            sock.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            if sock.recv(4096).startswith(b"HTTP/1.1 200"):
+                return
+        time.sleep(0.05)
+    raise SystemExit(f"the front did not become ready within {_START_LIMIT_S:g} s")
+
+
+def stream_request(route: str, num_tokens: int, prompt: str = PROMPT) -> bytes:
+    if route == "/v1/chat/completions":
+        messages = [{"role": "user", "content": prompt}]
+        return request_bytes(route, {"messages": messages, "max_tokens": num_tokens, "stream": True})
+    body = {"inputs": prompt, "parameters": {"max_new_tokens": num_tokens}}
+    return request_bytes(route, body if route == "/generate_stream" else {**body, "stream": True})
+
+
+def measure_streams(
+    options: argparse.Namespace, route: str, *, tokens_per_s: float, num_tokens: int
+) -> Measured:
+    with front(tokens_per_s, max_concurrent_requests=options.streams + 8, num_workers=options.workers) as one:
+        client = StreamsClient(
+            one.port,
+            stream_request(route, num_tokens),
+            num_streams=options.streams,
+            num_events=num_tokens,
+            skipped=_SKIPPED_EVENTS,
+        )
+        window = client.run(one.cpu_s)
+    pace = f"{tokens_per_s:g} tokens/s each" if tokens_per_s else "as fast as they go"
+    return Measured(
+        part="streams", what=f"{options.streams} x {route}, {pace}", values=_stream_values(window)
     )
-    started_s = time.perf_counter()
-    delays_s = [ramp_s * index / num_streams for index in range(num_streams)]
-    await asyncio.gather(*(_stream(port, num_tokens, seen, delay_s) for delay_s in delays_s))
-    seen.wall_s = time.perf_counter() - started_s
-    pings, _ = pinger.communicate()
-    if pinger.returncode:
-        raise SystemExit("/ping did not answer 200 throughout")
-    seen.pings_s = json.loads(pings)
-    return seen
 
 
-async def _stream(port: int, num_tokens: int, seen: Streams, delay_s: float) -> None:
-    await asyncio.sleep(delay_s)
-    body = json.dumps({"inputs": PROMPT, "parameters": {"max_new_tokens": num_tokens}}).encode()
-    head = "POST /generate_stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    head += f"Content-Length: {len(body)}\r\n\r\n"
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    sent_s = previous_s = time.perf_counter()
-    writer.write(head.encode() + body)
-    count, tail = 0, b""
-    try:
-        while b"\r\n0\r\n\r\n" not in tail:
-            data = await reader.read(65536)
-            if not data:
-                break
-            now_s = time.perf_counter()
-            new = data.count(b'"index":')
-            if new:
-                (seen.gaps_s if count else seen.first_token_s).append(
-                    now_s - (previous_s if count else sent_s)
+def _stream_values(window: Window) -> dict[str, float]:
+    return {
+        "tokens_per_core_s": window.num_tokens / window.cpu_s,
+        "us_per_token": 1e6 * window.cpu_s / window.num_tokens,
+        "tokens_per_s": window.num_tokens / window.wall_s,
+        "tokens_per_read": window.num_tokens / window.num_reads,
+        "cores_busy": window.cpu_s / window.wall_s,
+    } | _quantiles("step_to_client", window.path_s)
+
+
+def measure_latency(num_tokens: int = 300) -> Iterator[Measured]:
+    """One client alone: a token's way through the front, and a whole request for one token."""
+    with front(100.0, max_concurrent_requests=8) as one:
+        request = stream_request("/generate_stream", num_tokens)
+        client = StreamsClient(
+            one.port, request, num_streams=1, num_events=num_tokens, skipped=_SKIPPED_EVENTS
+        )
+        window = client.run(one.cpu_s)
+    yield Measured(part="latency", what="one stream", values=_quantiles("step_to_client", window.path_s))
+    prompt = PROMPT * 12  # about 128 tokens
+    body = {"inputs": prompt, "parameters": {"max_new_tokens": 1}}
+    with front(0.0, max_concurrent_requests=8) as one:
+        for route in ("/generate", "/invocations"):
+            taken_s = request_times(one.port, request_bytes(route, body), num_connections=1, seconds=2.0)
+            yield Measured(
+                part="latency", what=f"whole {route}, one token", values=_quantiles("request", taken_s)
+            )
+
+
+def measure_requests(seconds: float = 2.0) -> Iterator[Measured]:
+    """Requests that say little, eight at a time on connections that stay."""
+    body = {"inputs": "Hello", "parameters": {"max_new_tokens": 4}}
+    with front(0.0, max_concurrent_requests=64) as one:
+        for what, request in (
+            ("/ping", request_bytes("/ping")),
+            ("/generate", request_bytes("/generate", body)),
+        ):
+            before_s, began_s = one.cpu_s(), time.monotonic()
+            taken_s = request_times(one.port, request, num_connections=8, seconds=seconds)
+            wall_s, cpu_s = time.monotonic() - began_s, one.cpu_s() - before_s
+            values = {
+                "requests_per_core_s": len(taken_s) / cpu_s,
+                "requests_per_s": len(taken_s) / wall_s,
+                "cpu_us_per_request": 1e6 * cpu_s / len(taken_s),
+            }
+            yield Measured(part="requests", what=what, values=values | _quantiles("request", taken_s))
+
+
+def measure_tokenizing(seconds: float = 4.0) -> Measured:
+    """`/ping` beside four clients that send one long prompt after the other."""
+    body = {"inputs": LONG_PROMPT, "parameters": {"max_new_tokens": 1}}
+    with front(0.0, max_concurrent_requests=64) as one:
+        pinger = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.pinger", str(one.port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        taken_s = request_times(
+            one.port, request_bytes("/generate", body), num_connections=4, seconds=seconds
+        )
+        pings, _ = pinger.communicate()
+        if pinger.returncode:
+            raise SystemExit("/ping did not answer 200 throughout")
+    values = _quantiles("ping", json.loads(pings)) | _quantiles("request", taken_s)
+    return Measured(part="tokenizing", what=f"4 x /generate of {len(LONG_PROMPT)} characters", values=values)
+
+
+def _quantiles(name: str, seconds: Sequence[float]) -> dict[str, float]:
+    if not seconds:
+        return {}
+    ordered = sorted(seconds)
+    return {
+        f"{name}_p50_ms": 1e3 * statistics.median(ordered),
+        f"{name}_p99_ms": 1e3 * ordered[math.ceil(0.99 * len(ordered)) - 1],
+        f"{name}_max_ms": 1e3 * ordered[-1],
+    }
+
+
+def measure(options: argparse.Namespace) -> Iterator[Measured]:
+    parts = options.only or PARTS
+    if "streams" in parts:
+        for route in options.routes:
+            if options.tokens_per_s:
+                num_tokens = max(40, int(options.tokens_per_s * options.seconds))
+                yield measure_streams(
+                    options, route, tokens_per_s=options.tokens_per_s, num_tokens=num_tokens
                 )
-                previous_s, count = now_s, count + new
-            tail = (tail + data)[-4096:]
-    except ConnectionError as error:
-        seen.errors.append(str(error))
-    finally:
-        writer.close()
-    seen.num_tokens += count
-    if count == num_tokens and b'"generated_text":"' in tail:
-        seen.ended += 1
-    else:
-        seen.errors.append(f"{count} tokens, {tail[-200:]!r}")
+            yield measure_streams(options, route, tokens_per_s=0.0, num_tokens=options.burst_tokens)
+    if "latency" in parts:
+        yield from measure_latency()
+    if "requests" in parts:
+        yield from measure_requests()
+    if "tokenizing" in parts:
+        yield measure_tokenizing()
 
 
-async def _get_ping(port: int) -> int:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-    line = await reader.readline()
-    writer.close()
-    return int(line.split()[1]) if line else 0
-
-
-async def _wait_ready(port: int) -> None:
-    async def ready() -> None:
-        while await _get_ping(port) != 200:
-            await asyncio.sleep(0.05)
-
-    try:
-        await asyncio.wait_for(ready(), _START_LIMIT_S)
-    except TimeoutError:
-        raise SystemExit(f"the front did not become ready within {_START_LIMIT_S:g} s") from None
-
-
-def _worker_cpu_s(master_pid: int) -> float:
-    """CPU seconds of the gunicorn worker so far."""
-    children = Path(f"/proc/{master_pid}/task/{master_pid}/children").read_text().split()
-    ticks = 0
-    for pid in children:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def report(seen: Streams, *, num_streams: int, num_tokens: int, cpu_s: float) -> str:
-    gaps = sorted(seen.gaps_s) or [0.0]
-    return (
-        f"streams={num_streams} ended={seen.ended} errors={len(seen.errors)} wall_s={seen.wall_s:.1f} "
-        f"tokens_per_s={seen.num_tokens / seen.wall_s:.0f} front_us_per_token={1e6 * cpu_s / max(1, seen.num_tokens):.0f} "
-        f"first_token_p50_s={statistics.median(seen.first_token_s or [0]):.3f} "
-        f"gap_p50_s={gaps[len(gaps) // 2]:.3f} gap_p99_s={gaps[int(len(gaps) * 0.99)]:.3f} gap_max_s={gaps[-1]:.3f} "
-        f"ping_p50_s={statistics.median(seen.pings_s):.4f} ping_max_s={max(seen.pings_s):.4f} pings={len(seen.pings_s)}"
-    )
-
-
-def main() -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--streams", type=int, default=1000)
-    parser.add_argument("--tokens", type=int, default=100, help="tokens per stream")
-    parser.add_argument("--tokens-per-s", type=float, default=10.0, help="per stream; 0 = without pause")
-    parser.add_argument("--ramp-s", type=float, default=4.0, help="time over which the streams are opened")
-    options = parser.parse_args()
-    with front(options.tokens_per_s, max_concurrent_requests=options.streams + 8) as (port, pid):
-        before_s = _worker_cpu_s(pid)
-        seen = asyncio.run(
-            run_streams(port, num_streams=options.streams, num_tokens=options.tokens, ramp_s=options.ramp_s)
-        )
-        cpu_s = _worker_cpu_s(pid) - before_s
-    print(report(seen, num_streams=options.streams, num_tokens=options.tokens, cpu_s=cpu_s))
-    for error in seen.errors[:3]:
-        print(error)
-    return 0 if seen.ended == options.streams else 1
+    parser.add_argument("--streams", type=int, default=256)
+    parser.add_argument("--tokens-per-s", type=float, default=40.0, help="per stream, of the paced run")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of a paced run")
+    parser.add_argument("--burst-tokens", type=int, default=600, help="per stream, of the run without pause")
+    parser.add_argument("--workers", type=int, default=1, help="gunicorn workers")
+    parser.add_argument(
+        "--routes",
+        nargs="+",
+        default=["/generate_stream", "/invocations", "/v1/chat/completions"],
+    )
+    parser.add_argument("--only", nargs="+", choices=PARTS)
+    parser.add_argument(
+        "--output", type=Path, help="JSON file; by default a dated one, when everything is measured"
+    )
+    return parser
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    now = datetime.now(UTC)
+    record = FrontRecord(
+        date=now.isoformat(timespec="seconds"),
+        commit=machine.commit(),
+        command=sys.argv[1:],
+        machine=machine.describe(),
+        load_average_1m=os.getloadavg()[0],
+        measured=[],
+    )
+    for measured in measure(options):
+        record.measured.append(measured)
+        values = " ".join(f"{name}={value:.4g}" for name, value in measured.values.items())
+        print(f"{measured.what}: {values}", flush=True)
+    output = options.output or (None if options.only else RESULTS / f"{now:%Y-%m-%d}-front.json")
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+    return 0
 
 
 if __name__ == "__main__":

@@ -90,6 +90,7 @@ class Call:
             framing=self.framing,
             heartbeat_s=self.shared.config.http.heartbeat_s,
             more=generation.has_news,
+            connection=self.connection,
         )
         response = Response(
             with_error_event(

@@ -19,6 +19,7 @@ import gevent
 from gevent import monkey
 from werkzeug.wsgi import ClosingIterator
 
+from serving.api.outlet import DrainedBody, Head, Outlet
 from serving.errors import InvalidRequest
 
 ENVIRON_KEY = "serving.connection"
@@ -63,6 +64,8 @@ class ClientConnection:
         """True once the body was read, or whoever gave up reading it decided about the connection."""
         self.upgraded = False
         """True once the connection speaks another protocol than HTTP: no answer may be written."""
+        self.outlet: Outlet | None = None
+        """Set while the body of the answer is written, where the server in front lets somebody else write."""
         self._linger = False
         self._poll: select.poll | None = None
 
@@ -105,6 +108,8 @@ class ClientConnection:
     def begin_response(self) -> None:
         if self._socket is not None and cooperative():
             self._socket.settimeout(STALLED_READER_S)
+            if all(hasattr(self._response, name) for name in Head.__annotations__):
+                self.outlet = Outlet(self._socket, cast("Head", self._response))
 
     def finish(self) -> None:
         """Called once the answer was written, or could not be."""
@@ -146,6 +151,8 @@ class ConnectionMiddleware:
             # gunicorn would read all of it, however long, to find the next request behind it.
             connection.close_after_response(unread_body=True)
         connection.begin_response()
+        if connection.outlet is not None:
+            body = DrainedBody(iter(body), connection.outlet)
         return ClosingIterator(body, [connection.finish])
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from gevent import GreenletExit
 
-from serving.api.connection import CHECK_INTERVAL_S, ClientConnection, ClientDisconnected
+from serving.api.connection import CHECK_INTERVAL_S, ClientConnection, ClientDisconnected, cooperative
+from serving.api.plain_tokens import PlainEvents, PlainTokens
 from serving.api.roles import EngineClient, OutputStream, SequenceText, TextProcessor, TokenText
 from serving.api.schema.generate import GenerateRequest
 from serving.buckets import DURATION_S, BucketCounts
@@ -45,6 +46,13 @@ class Timings:
     @property
     def validation_s(self) -> float:
         return self.queued - self.started
+
+    def note_token(self, sequence: SequenceState, now_s: float) -> None:
+        """`sequence` got tokens."""
+        if sequence.last_token:
+            self.token_gaps.observe(now_s - sequence.last_token)
+        self.first_token = self.first_token or now_s
+        self.last_token = sequence.last_token = now_s
 
 
 @dataclass(slots=True)
@@ -170,20 +178,24 @@ class Generation:
         """True when `progress` would not wait."""
         return bool(self._early) or (self._stream is not None and self._stream.has_news)
 
-    def progress(self) -> Iterator[Progress | None]:
+    def progress(self, plain: PlainEvents | None = None) -> Iterator[Progress | None]:
         """Yield what happens until all sequences ended; None every `CHECK_INTERVAL_S` in which nothing did. At the
         deadline those that go on end there, with `length` and no further tokens.
+
+        Where `plain` is given, it may get tokens instead, while this waits; of a stream, what it makes of them is sent at
+        once.
 
         Raises `ClientDisconnected` when the client left, and the `RequestError` that ended the request: at the deadline
         `Overloaded` when there is no token, `DeadlineExceeded` when what there is would be of no use.
         """
         if self._stream is None:
             raise IncompleteGeneration("Incomplete generation")
+        tokens = None if plain is None else self._plain_tokens(plain)
         while True:
             if self._left_s() <= 0.0 and not self.has_news():
                 yield from self._cut()
                 return
-            news = self._early.popleft() if self._early else self._next(self._stream)
+            news = self._early.popleft() if self._early else self._next(self._stream, tokens)
             if news is None:
                 yield None
                 continue
@@ -234,14 +246,33 @@ class Generation:
                 error.message.replace(f"`{_GRAMMAR}`", f"`{field}`", 1), field=field
             ) from None
 
-    def _next(self, stream: OutputStream) -> RequestAccepted | SequenceOutput | None:
+    def _plain_tokens(self, events: PlainEvents) -> PlainTokens | None:
+        """None where a token is never plain, or nobody but this greenlet could take it."""
+        outlet = self._connection.outlet if self.request.stream else None
+        [sequence, *others] = self.sequences
+        unseen = self.request.stream and outlet is None
+        if others or unseen or sequence.text.searches or not cooperative():
+            return None
+        return PlainTokens(
+            prompt=self.prompts[0],
+            sequence=sequence,
+            timings=self.timings,
+            events=events,
+            keep_tokens=self._keep_tokens,
+            outlet=outlet,
+        )
+
+    def _next(
+        self, stream: OutputStream, tokens: PlainTokens | None = None
+    ) -> RequestAccepted | SequenceOutput | None:
         now = time.monotonic()
         if now - self._checked >= CHECK_INTERVAL_S:
             self._checked = now
             if self._connection.is_gone():
                 raise ClientDisconnected
         try:
-            return stream.get(max(0.0, min(CHECK_INTERVAL_S, self._left_s())))
+            wait_s = max(0.0, min(CHECK_INTERVAL_S, self._left_s()))
+            return stream.get(wait_s, tokens if tokens is not None and tokens.ready() else None)
         except TimeoutError:
             return None
         except GreenletExit:
@@ -309,11 +340,7 @@ class Generation:
     def _note(self, prompt: PromptState, sequence: SequenceState, output: SequenceOutput) -> None:
         timings = self.timings
         if output.token_ids:
-            now = time.monotonic()
-            if sequence.last_token:
-                timings.token_gaps.observe(now - sequence.last_token)
-            timings.first_token = timings.first_token or now
-            timings.last_token = sequence.last_token = now
+            timings.note_token(sequence, time.monotonic())
         timings.queue_s = max(timings.queue_s, output.queue_s)
         timings.inference_s = max(timings.inference_s, output.inference_s)
         if output.seed is not None:

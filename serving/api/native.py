@@ -14,6 +14,7 @@ from serving.api.generation import Generation
 from serving.api.json_body import convert, unknown_fields
 from serving.api.native_reply import PrefillToken, compute_headers, reply, reply_headers
 from serving.api.offload import run_aside
+from serving.api.plain_tokens import Unseen
 from serving.api.readiness import Serving
 from serving.api.roles import TextProcessor
 from serving.api.schema.generate import GenerateRequest
@@ -119,7 +120,7 @@ def _checked_request(route: NativeRoute, body: NativeRequest, serving: Serving) 
 def _whole(call: Call, generation: Generation, route: NativeRoute) -> Response:
     with generation:
         generation.start()
-        for _ in generation.progress():
+        for _ in generation.progress(Unseen()):
             pass
     generation.finish()
     body = reply(generation, _prefill(generation, call.serving.text))

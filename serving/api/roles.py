@@ -20,14 +20,23 @@ from serving.text.stop import StopMatch
 from serving.vocabulary import Vocabulary
 
 
+class TokenSink(Protocol):
+    """Takes outputs at once, as `serving.ipc.output_stream` says."""
+
+    def take(self, output: SequenceOutput, now_s: float) -> bool: ...
+
+    def flush(self) -> bool: ...
+
+
 class OutputStream(Protocol):
     @property
     def has_news(self) -> bool:
         """True when `get` would not wait."""
         ...
 
-    def get(self, timeout_s: float) -> RequestAccepted | SequenceOutput:
-        """Next news of the requests. Raises `TimeoutError`, or the `RequestError` that ended one of them."""
+    def get(self, timeout_s: float, sink: TokenSink | None) -> RequestAccepted | SequenceOutput:
+        """Next news of the requests; `sink` may get tokens instead while this waits. Raises `TimeoutError`, or the
+        `RequestError` that ended one of them."""
         ...
 
     def close(self) -> None:
@@ -107,7 +116,16 @@ class SequenceText(Protocol):
     @property
     def stop_match(self) -> StopMatch | None: ...
 
+    @property
+    def searches(self) -> bool:
+        """Whether a stop string may end the text."""
+        ...
+
     def push(self, output: SequenceOutput) -> Sequence[TokenText]: ...
+
+    def push_one(self, token_id: int) -> str | None:
+        """Text of one token that is not the last; None, and nothing done, for a special one."""
+        ...
 
 
 class TokenSpan(Protocol):

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 
 import msgspec
 
+from serving.api.connection import ClientConnection
 from serving.api.generation import Generation
 from serving.api.native_reply import last_stream_event, stream_event
 from serving.errors import IncompleteGeneration, ServingError
 
+# A `StreamEvent` of a token that is neither special nor the last one, as msgspec writes it in three times as long.
+_PLAIN_EVENT = b'{"index":%d,"token":{"id":%d,"text":%b,"logprob":%b,"special":false},"generated_text":null,"details":null}'
 _MAX_JOINED_BYTES = 32 * 1024
 _encode = msgspec.json.Encoder().encode
 
@@ -66,26 +69,38 @@ def _media_types(accept: str) -> list[str]:
 
 
 def paced(
-    chunks: Iterator[bytes], *, framing: Framing, heartbeat_s: float, more: Callable[[], bool]
+    chunks: Iterator[bytes],
+    *,
+    framing: Framing,
+    heartbeat_s: float,
+    more: Callable[[], bool],
+    connection: ClientConnection,
 ) -> Iterator[bytes]:
     """`chunks`, an empty one standing for "nothing to send yet", with keep-alive bytes into longer silences.
 
     One chunk is pending at a time: while the client does not take it, nothing more is made. While `more` says that the
     next one can be made without waiting they are joined: a front that falls behind sends fewer, longer pieces instead of
-    falling further behind. The first, empty chunk makes the server send the headers before there is a token.
+    falling further behind. The first, empty chunk makes the server send the headers before there is a token. What the
+    outlet of `connection` writes meanwhile counts as sent; after an empty chunk it may write the rest of that.
     """
     yield b""
     last_sent = time.monotonic()
     joined = b""
+    outlet = connection.outlet
     try:
         for chunk in chunks:
             joined += chunk
             if joined:
-                if len(joined) < _MAX_JOINED_BYTES and more():
+                holds = len(joined) < _MAX_JOINED_BYTES and more()
+                if outlet is not None:
+                    outlet.holds = holds
+                if holds:
                     continue
                 yield joined
                 joined = b""
-            elif time.monotonic() - last_sent >= heartbeat_s:
+            elif outlet is not None and outlet.blocked:
+                yield b""
+            elif time.monotonic() - max(last_sent, outlet.last_sent_s if outlet else 0.0) >= heartbeat_s:
                 yield framing.keep_alive
             else:
                 continue
@@ -98,10 +113,26 @@ def paced(
         yield joined
 
 
+@dataclass(slots=True)
+class NativeEvents:
+    """Events of plain tokens (`PlainEvents`); counts all of a stream."""
+
+    framing: Framing
+    index: int = 0
+
+    def expects(self) -> bool:
+        return True
+
+    def event(self, token_id: int, text: str, logprob: float) -> bytes:
+        self.index += 1
+        event = _PLAIN_EVENT % (self.index, token_id, _encode(text), _encode(logprob))
+        return self.framing.before + event + self.framing.after
+
+
 def native_events(generation: Generation, framing: Framing) -> Iterator[bytes]:
     """One event per token, several in one chunk when they arrive together; empty chunks while nothing happens."""
-    index = 0
-    for progress in generation.progress():
+    events = NativeEvents(framing)
+    for progress in generation.progress(events):
         if progress is None:
             yield b""
             continue
@@ -110,8 +141,8 @@ def native_events(generation: Generation, framing: Framing) -> Iterator[bytes]:
             raise IncompleteGeneration("Incomplete generation")
         chunk = b""
         for token in tokens[:-1] if progress.final else tokens:
-            index += 1
-            chunk += framing.frame(stream_event(index, token))
+            events.index += 1
+            chunk += framing.frame(stream_event(events.index, token))
         if progress.final:
-            chunk += framing.frame(last_stream_event(index + 1, tokens[-1], generation))
+            chunk += framing.frame(last_stream_event(events.index + 1, tokens[-1], generation))
         yield chunk

@@ -191,7 +191,7 @@ class EngineLoop:
         """Serve until `stop`, then end what is left. Raises what escapes a step, or `RankDied`."""
         while not self._stopping:
             self._turn()
-        self._deliver(self._core.fail_all(_STOPPING))
+        self._hub.deliver(self._core.fail_all(_STOPPING))
         self._hub.flush(_LAST_WORDS_S)
 
     def stop(self) -> None:
@@ -219,7 +219,7 @@ class EngineLoop:
         for request_id, error in self._core.take_admissions():
             self._answer(front_of(request_id), request_id, error)
         if self._core.has_work():
-            self._deliver(self._core.step())
+            self._hub.deliver(self._core.step())
 
     def _take(self, event: FrontEvent) -> None:
         front_id, message = event
@@ -264,13 +264,6 @@ class EngineLoop:
             return
         refusal = SequenceOutput(request_id=request_id, finish_reason="error", error=to_wire(error))
         self._hub.send(front_id, StepOutputs(outputs=[refusal]))
-
-    def _deliver(self, outputs: list[SequenceOutput]) -> None:
-        by_front: dict[str, list[SequenceOutput]] = {}
-        for output in outputs:
-            by_front.setdefault(front_of(output.request_id), []).append(output)
-        for front_id, news in by_front.items():
-            self._hub.send(front_id, StepOutputs(outputs=news))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

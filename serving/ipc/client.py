@@ -18,15 +18,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from serving import logs
-from serving.errors import (
-    GenerationFailed,
-    NotReady,
-    PayloadTooLarge,
-    RequestError,
-    TransportError,
-    from_wire,
-)
+from serving.errors import GenerationFailed, NotReady, PayloadTooLarge, TransportError, from_wire
 from serving.ipc.channel import FrameReader, decode_from_engine, encode_frame
+from serving.ipc.output_stream import OutputStream as OutputStream
+from serving.ipc.output_stream import TokenSink
 from serving.messages import (
     AbortRequest,
     AddRequest,
@@ -46,75 +41,12 @@ from serving.messages import (
 
 PING_INTERVAL_S = 0.5
 CONNECT_INTERVAL_S = 0.1
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 64 * 1024
+"""A front that falls behind reads a few thousand tokens at once, and writes them with one call per stream."""
 _NEVER_READY = "the engine is not ready yet"
 _LOST = "the engine stopped unexpectedly"
 
 logger = logging.getLogger(__name__)
-
-
-class OutputStream:
-    """The answers to requests that were submitted together, in order of arrival. Use as a context manager: leaving it
-    early aborts what still runs."""
-
-    __slots__ = ("_accepted", "_client", "_error", "_items", "_num_open", "request_ids")
-
-    def __init__(self, client: EngineClient, requests: Sequence[AddRequest]) -> None:
-        self.request_ids = tuple(request.request_id for request in requests)
-        self._client = client
-        self._items: queue.SimpleQueue[RequestAccepted | SequenceOutput | RequestError] = queue.SimpleQueue()
-        self._num_open = {request.request_id: request.params.n for request in requests}
-        self._accepted: set[str] = set()
-        self._error: RequestError | None = None
-
-    def get(self, timeout_s: float | None = None) -> RequestAccepted | SequenceOutput:
-        """The next answer: per request first `RequestAccepted`, then outputs until every sequence has a `finish_reason`.
-
-        Raises `TimeoutError` when nothing came within `timeout_s` (the stream stays usable), and the terminal
-        `RequestError` when a request was refused, failed, or the engine died; further calls raise it again.
-        """
-        if self._error is not None:
-            raise self._error
-        try:
-            # Without a wait there is no timer to set up.
-            item = self._items.get_nowait() if self.has_news else self._items.get(timeout=timeout_s)
-        except queue.Empty:
-            raise TimeoutError(f"no output of {', '.join(self.request_ids)} within {timeout_s} s") from None
-        if isinstance(item, SequenceOutput) and item.error is not None:
-            item = from_wire(item.error)
-        if isinstance(item, RequestError):
-            self._error = item
-            raise item
-        return item
-
-    @property
-    def has_news(self) -> bool:
-        """True when `get` would not wait."""
-        return not self._items.empty()
-
-    def close(self) -> None:
-        """Forget the requests; aborts those that still run. May be called twice."""
-        self._client.forget(self)
-
-    def __enter__(self) -> OutputStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def deliver(self, item: RequestAccepted | SequenceOutput | RequestError) -> bool:
-        """Called by the client's reader only. Returns True when `item` ends its request."""
-        ended = True
-        if isinstance(item, RequestAccepted):
-            self._accepted.add(item.request_id)
-            ended = False
-        elif isinstance(item, SequenceOutput):
-            self._num_open[item.request_id] -= item.finish_reason is not None
-            # A refusal ends all sequences of a request at once; of an accepted one each ends on its own.
-            refused = item.error is not None and item.request_id not in self._accepted
-            ended = refused or self._num_open[item.request_id] <= 0
-        self._items.put(item)
-        return ended
 
 
 class _Connection:
@@ -186,6 +118,7 @@ class EngineClient:
         self._ready: EngineReady | None = None
         self._connection: _Connection | None = None
         self._streams: dict[str, OutputStream] = {}
+        self._touched: dict[OutputStream, TokenSink] = {}
         self._waiters: dict[int, queue.SimpleQueue[CommandReply | NotReady]] = {}
         self._down_reason = _NEVER_READY
         self._request_numbers = itertools.count(1)
@@ -241,7 +174,7 @@ class EngineClient:
         """Send requests that belong together; each id comes from `next_request_id`. Raises `NotReady` without an
         engine."""
         frames = [_request_frame(request) for request in requests]
-        stream = OutputStream(self, requests)
+        stream = OutputStream(requests, self.forget)
         with self._lock:
             if self._connection is None:
                 raise NotReady(self._down_reason)
@@ -328,8 +261,13 @@ class EngineClient:
         try:
             reader = FrameReader()
             while data := connection.sock.recv(_READ_BYTES):
-                for payload in reader.feed(data):
-                    self._take(connection, decode_from_engine(payload))
+                try:
+                    for payload in reader.feed(data):
+                        self._take(connection, decode_from_engine(payload))
+                finally:
+                    self._flush()
+                # A greenlet that finds more to read each time would never let the others run.
+                time.sleep(0.0)
         except OSError as error:
             logs.event(logger, logging.WARNING, "engine connection broke", reason=str(error))
         except TransportError as error:
@@ -358,8 +296,7 @@ class EngineClient:
 
     def _take(self, connection: _Connection, message: FromEngine) -> None:
         if isinstance(message, StepOutputs):
-            for output in message.outputs:
-                self._deliver(output)
+            self._take_outputs(message.outputs)
         elif isinstance(message, RequestAccepted):
             self._deliver(message)
         elif isinstance(message, CommandReply):
@@ -382,6 +319,24 @@ class EngineClient:
             target=connection.run_writer, args=(self._nonces,), name="engine-writer", daemon=True
         )
         writer.start()
+
+    def _take_outputs(self, outputs: Sequence[SequenceOutput]) -> None:
+        """Where nobody is in the way, a token needs no queue and nobody's turn."""
+        now_s = time.monotonic()
+        for output in outputs:
+            stream = self._streams.get(output.request_id)
+            sink = None if stream is None else stream.sink
+            if stream is not None and sink is not None and sink.take(output, now_s):
+                self._touched[stream] = sink
+            else:
+                self._deliver(output)
+
+    def _flush(self) -> None:
+        """Let the sinks write, once for all that came together."""
+        for stream, sink in self._touched.items():
+            if not sink.flush():
+                stream.wake()
+        self._touched.clear()
 
     def _deliver(self, item: RequestAccepted | SequenceOutput) -> None:
         stream = self._streams.get(item.request_id)

@@ -12,7 +12,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from serving.messages import (
     LoadAdapter,
     OpenSession,
     Ping,
+    SequenceOutput,
+    StepOutputs,
     ToEngine,
     UnloadAdapter,
 )
@@ -126,6 +128,14 @@ class EngineHub:
             front = self._fronts.get(front_id)
             if front is not None:
                 self._write(front, encode_frame(message, max_frame_bytes=self._max_frame_bytes))
+
+    def deliver(self, outputs: Iterable[SequenceOutput]) -> None:
+        """Send each front the news of its requests, as one message."""
+        by_front: dict[str, list[SequenceOutput]] = {}
+        for output in outputs:
+            by_front.setdefault(front_of(output.request_id), []).append(output)
+        for front_id, news in by_front.items():
+            self.send(front_id, StepOutputs(outputs=news))
 
     def broadcast(self, message: FromEngine) -> None:
         """`send` to every connection, also to one that has not said hello yet."""

@@ -43,6 +43,9 @@ class TextSource(Protocol):
     def hold_back(self) -> int: ...
 
     @property
+    def searches(self) -> bool: ...
+
+    @property
     def stop_match(self) -> StopMatch | None: ...
 
 
@@ -85,6 +88,16 @@ class AnswerText:
         if reason == "stop" and self._parser is not None and self._parser.called_tools:
             return "tool_calls"
         return reason
+
+    @property
+    def passes(self) -> bool:
+        """Whether the next text would be shown as it is, and at once."""
+        return self._parser is None and not self._held and not self._sequence.searches and not self._ended
+
+    def pass_on(self, text: str) -> None:
+        """As `take` for the text of a token that nobody asked the log-probability of, while `passes`; it is all content."""
+        self._num_taken += len(text)
+        self._shown = self._num_taken
 
     def take(self, tokens: Sequence[TokenText], *, final: bool) -> AnswerDelta:
         """What can be shown now that `tokens` followed; with `final` everything that ever will be.

@@ -117,6 +117,22 @@ class SequenceText:
             self.finish_reason = _FINISH_REASONS.get(output.finish_reason, output.finish_reason)
         return added
 
+    @property
+    def searches(self) -> bool:
+        """Whether a stop string may end the text."""
+        return self._matcher.searches
+
+    def push_one(self, token_id: int) -> str | None:
+        """As `push` for one token that is not the last one, where nothing is searched for: its text. None, and nothing done,
+        for a special token and after the end."""
+        if token_id in self._vocabulary.special_text or self.finish_reason is not None:
+            return None
+        text = self._detokenizer.push(token_id)
+        self.num_tokens += 1
+        self._num_chars += len(text)
+        self._pieces.append(text)
+        return text
+
     def _push_token(self, token_id: int, ending: str | None) -> str:
         """Text of the next token. `ending` is the engine's finish reason when this is its last one."""
         self.num_tokens += 1

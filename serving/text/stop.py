@@ -30,6 +30,11 @@ class StopMatcher:
         self._num_chars = 0
         self.match: StopMatch | None = None
 
+    @property
+    def searches(self) -> bool:
+        """False without stop strings."""
+        return bool(self._automata)
+
     def push(self, text: str) -> StopMatch | None:
         """Search on in `text`, which follows everything pushed before. After a match nothing may follow."""
         if self.match is not None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 
+from serving.api.roles import TokenSink
 from serving.errors import InvalidRequest, RequestError, SessionRefused
 from serving.messages import (
     AddRequest,
@@ -59,40 +61,62 @@ class FakeStream:
         self.requests = requests
         self.request = requests[0]
         self.closed = False
+        self.num_taken = 0
+        """Tokens that a sink took."""
+        self.num_blocked = 0
+        """Of those, how many it could not write to the end."""
         self.num_open = sum(request.params.n for request in requests)
         self._engine = engine
-        self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[News | None] = queue.SimpleQueue()
+        self._sink: TokenSink | None = None
 
-    def put(self, *news: News) -> None:
+    def put(self, *news: News | None) -> None:
+        self._sink = None
         for each in news:
             self._news.put(each)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a call waits with a sink for plain tokens."""
+        return self._sink is not None
 
     def accept(self) -> None:
         self.put(RequestAccepted(request_id=self.request.request_id))
 
     def tokens(self, text: str, finish: str | None = None, **fields: object) -> None:
-        """One output with the bytes of `text` as tokens."""
+        """One output with the bytes of `text` as tokens; a sink may take it, as in the client."""
         ids = [EOS if c == "$" else ord(c) for c in text]
-        self.put(
-            SequenceOutput(
-                request_id=self.request.request_id,
-                token_ids=ids,
-                logprobs=[-0.25] * len(ids),
-                top_tokens=self._top(ids),
-                finish_reason=finish,
-                **fields,  # type: ignore[arg-type]
-            )
+        output = SequenceOutput(
+            request_id=self.request.request_id,
+            token_ids=ids,
+            logprobs=[-0.25] * len(ids),
+            top_tokens=self._top(ids),
+            finish_reason=finish,
+            **fields,  # type: ignore[arg-type]
         )
+        sink = self._sink
+        if sink is None or not sink.take(output, time.monotonic()):
+            self.put(output)
+            return
+        self.num_taken += 1
+        if not sink.flush():
+            self.num_blocked += 1
+            self.put(None)
 
     @property
     def has_news(self) -> bool:
         return not self._news.empty()
 
-    def get(self, timeout_s: float) -> RequestAccepted | SequenceOutput:
+    def get(self, timeout_s: float, sink: TokenSink | None) -> RequestAccepted | SequenceOutput:
+        self._sink = None if self.has_news else sink
         try:
             news = self._news.get(timeout=timeout_s)
         except queue.Empty:
             raise TimeoutError from None
+        finally:
+            self._sink = None
+        if news is None:
+            raise TimeoutError
         if isinstance(news, RequestError):
             self.num_open = 0
             raise news

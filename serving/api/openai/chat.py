@@ -13,6 +13,7 @@ from serving.api.generation import Generation
 from serving.api.offload import run_aside
 from serving.api.openai.chat_reply import ChatAnswer, tool_call_pieces
 from serving.api.openai.door import Label, label, read_fields, usage_of
+from serving.api.openai.text_events import TextEvents, gap_of
 from serving.api.openai.token_logprobs import chat_logprobs
 from serving.api.readiness import Serving
 from serving.api.schema.generate import GenerateRequest, Limits
@@ -154,7 +155,7 @@ def _whole(chat: _Chat, generation: Generation, serving: Serving) -> ChatComplet
     answers = chat.answers(generation, serving)
     with generation:
         generation.start()
-        for progress in generation.progress():
+        for progress in generation.progress(answers[0]):
             if progress is not None:
                 answers[progress.index].take(progress.tokens, final=progress.final)
     generation.finish()
@@ -186,13 +187,15 @@ def _events(chat: _Chat, generation: Generation, serving: Serving, framing: Fram
     def frame(choice: ChatChunkChoice) -> bytes:
         return framing.frame(msgspec.structs.replace(empty, choices=[choice]))
 
-    for progress in generation.progress():
+    gap = gap_of(lambda text: frame(_piece(0, answers[0], AnswerDelta(content=text))))
+    plain = TextEvents(answers[0], gap, begun=False)
+    for progress in generation.progress(plain):
         chunk = b""
         if progress is not None:
             index, one = progress.index, answers[progress.index]
             delta = one.read(progress.tokens, final=progress.final)
             if not begun[index]:
-                begun[index] = True
+                begun[index] = plain.begun = True
                 first = ChatDelta(role="assistant", content="", refusal=None)
                 chunk += frame(ChatChunkChoice(index=index, delta=first))
             if one.shows(delta):

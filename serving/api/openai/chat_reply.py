@@ -33,6 +33,11 @@ class _Reader(Protocol):
     @property
     def finish_reason(self) -> str | None: ...
 
+    @property
+    def passes(self) -> bool: ...
+
+    def pass_on(self, text: str) -> None: ...
+
     def take(self, tokens: Sequence[TokenText], *, final: bool) -> AnswerDelta: ...
 
 
@@ -72,6 +77,20 @@ class ChatAnswer:
             if piece.name is not None and not piece.id:
                 piece.id = f"call_{secrets.token_hex(12)}"
         return delta
+
+    def expects(self) -> bool:
+        """Whether `pass_on` may have the next token."""
+        return self.num_top_logprobs is None and self.reader.passes
+
+    def pass_on(self, text: str) -> None:
+        """As `read` for the text of one token, all of which is content."""
+        self.reader.pass_on(text)
+
+    def event(self, token_id: int, text: str, logprob: float) -> bytes:
+        """As `take` for one token that `expects` let in (`PlainEvents` of an answer that is not streamed)."""
+        self.reader.pass_on(text)
+        self.content.append(text)
+        return b""
 
     def shows(self, delta: AnswerDelta) -> bool:
         """Whether a stream has a chunk to send for it."""

@@ -59,6 +59,15 @@ class CompletionAnswer:
             )
         return pieces
 
+    def expects(self) -> bool:
+        """Whether `pass_on` may have the next token."""
+        shows_more = self._echo_due or self._hides_answer or self._columns is not None
+        return not shows_more and self._reader.passes
+
+    def pass_on(self, text: str) -> None:
+        """As `pieces` for the text of one token, all of which is shown."""
+        self._reader.pass_on(text)
+
     def joined(self, pieces: Sequence[CompletionChoice]) -> CompletionChoice:
         """The whole choice. Raises `IncompleteGeneration` before the sequence ended."""
         if not pieces or pieces[-1].finish_reason is None:

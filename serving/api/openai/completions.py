@@ -13,6 +13,7 @@ from serving.api.generation import Generation
 from serving.api.offload import run_aside
 from serving.api.openai.completion_reply import CompletionAnswer
 from serving.api.openai.door import Label, label, read_fields, usage_of
+from serving.api.openai.text_events import TextEvents, gap_of
 from serving.api.readiness import Serving
 from serving.api.roles import TextProcessor
 from serving.api.schema.generate import GenerateRequest, Limits
@@ -110,7 +111,7 @@ def _whole(completion: _Completion, generation: Generation, serving: Serving) ->
     parts: list[list[CompletionChoice]] = [[] for _ in answers]
     with generation:
         generation.start()
-        for progress in generation.progress():
+        for progress in generation.progress(_Gathered(answers[0], parts[0])):
             if progress is not None:
                 index = progress.index
                 parts[index].extend(answers[index].pieces(index, progress.tokens, final=progress.final))
@@ -123,6 +124,26 @@ def _whole(completion: _Completion, generation: Generation, serving: Serving) ->
         choices=[each.joined(pieces) for each, pieces in zip(answers, parts, strict=True)],
         usage=usage_of(generation, num_hidden_tokens=completion.usage_hides(generation)),
     )
+
+
+def _piece(text: str) -> CompletionChoice:
+    return CompletionChoice(index=0, text=text, logprobs=None, finish_reason=None)
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """Plain tokens (`PlainEvents`) of an answer that is not streamed."""
+
+    answer: CompletionAnswer
+    pieces: list[CompletionChoice]
+
+    def expects(self) -> bool:
+        return self.answer.expects()
+
+    def event(self, token_id: int, text: str, logprob: float) -> bytes:
+        self.answer.pass_on(text)
+        self.pieces.append(_piece(text))
+        return b""
 
 
 def _events(
@@ -139,12 +160,17 @@ def _events(
         choices=[],
         usage=None if includes_usage else msgspec.UNSET,
     )
-    for progress in generation.progress():
+
+    def frame(choice: CompletionChoice) -> bytes:
+        return framing.frame(msgspec.structs.replace(empty, choices=[choice]))
+
+    gap = gap_of(lambda text: frame(_piece(text)))
+    for progress in generation.progress(TextEvents(answers[0], gap, begun=True)):
         chunk = b""
         if progress is not None:
             index = progress.index
             for piece in answers[index].pieces(index, progress.tokens, final=progress.final):
-                chunk += framing.frame(msgspec.structs.replace(empty, choices=[piece]))
+                chunk += frame(piece)
         yield chunk
     if includes_usage:
         usage = usage_of(generation, num_hidden_tokens=completion.usage_hides(generation))
