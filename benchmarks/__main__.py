@@ -1,9 +1,9 @@
-"""`python -m benchmarks`: the comparison that is quick enough to run at any time."""
+"""`python -m benchmarks`: the record that docs/performance.md is written from."""
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks.against_transformers import main
+from benchmarks.suite import main
 
 sys.exit(main())

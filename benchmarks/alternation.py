@@ -174,6 +174,7 @@ class Clock:
         self._started_s = time.monotonic()
         self._limit_s = limit_s
         self._record = record
+        self._num_before = len(record.runs)
 
     def expected_s(self, turn: Turn, *, is_up: bool) -> float:
         """As long as this took before, else as the longest of this case; 0 when nothing is known."""
@@ -183,10 +184,14 @@ class Clock:
         return max(same or [run.wall_s for run in same_case], default=0.0) + (0.0 if is_up else start_s)
 
     def fits(self, turn: Turn, *, is_up: bool) -> bool:
-        if self._limit_s is None:
+        """The first turn of a piece always does, or there would be no end."""
+        if self._limit_s is None or len(self._record.runs) == self._num_before:
             return True
         used_s = time.monotonic() - self._started_s
-        return used_s + 1.2 * self.expected_s(turn, is_up=is_up) < self._limit_s
+        known = any((run.case, run.engine) == (turn.case.name, turn.entry.label) for run in self._record.runs)
+        # Engines that were not seen yet may be a few times slower than those that were.
+        factor = 1.2 if known else 4.0
+        return used_s + factor * self.expected_s(turn, is_up=is_up) < self._limit_s
 
 
 def _foreign_share(

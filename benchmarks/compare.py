@@ -32,7 +32,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.comparison import Comparison
+from benchmarks.comparison import Comparison, prepare
 from benchmarks.model_fixture import SHAPES
 from benchmarks.peers.contracts import Engine
 from benchmarks.peers.registry import engines
@@ -52,6 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 140)
     # A time limit's SIGTERM must end the engines too, which the way out of their context managers does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if options.prepare:
+        console.print(f"ready: {prepare(options, _chosen(options), console)}", soft_wrap=True)
+        return 0
     if options.resume and options.resume.exists():
         limit_s, path = options.limit_s, options.resume
         record = load(path)
@@ -139,6 +142,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     add("--limit-s", type=float, help="begin no repeat that would end later than this; exit with 75")
     add("--resume", type=Path, metavar="FILE", help="record to go on with; begun when it is not there")
+    add("--prepare", action="store_true", help="write and convert the model, measure nothing")
     add("--out", type=Path, default=Path(__file__).parent / "results", help="folder of new records")
     options = parser.parse_args(arguments)
     if options.rounds < 1 or min(options.concurrency) < 1:

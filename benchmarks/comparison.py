@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from benchmarks import floor, machine
@@ -23,9 +25,21 @@ from benchmarks.results import shown
 from benchmarks.workloads import Family, Sizes, arrivals, batch, long_prompt, nano_mix, shared_prefix, start
 from serving.version import VERSION
 
-_LONG_CONTEXT = 32768
-_CONTEXT = 2048 + 256
+# Of the model that a workload needs; where it is not said, the fixture's own.
+_CONTEXTS = {"long": 32768, "prefix": 4096}
+DEFAULT_CONTEXT = 2048
 _LEAST_CONTEXT = 512  # of the engines' caches
+
+
+def prepare(options: argparse.Namespace, chosen: Mapping[str, Engine], console: Console) -> Path:
+    """The model's folder, with everything converted that an engine wants in a format of its own."""
+    with console.status("writing the model"):
+        model = write_model(options.model, context=_CONTEXTS.get(options.workload, DEFAULT_CONTEXT))
+    for name, engine in chosen.items():
+        if engine.why_not() is None:
+            with console.status(f"converting the model for {name}"):
+                engine.prepare(model)
+    return model
 
 
 class Comparison:
@@ -43,15 +57,16 @@ class Comparison:
         self._options = options
         self._console = console
         self._chosen = chosen
-        context = _LONG_CONTEXT if options.workload == "long" else _CONTEXT
-        with console.status("writing the model"):
-            self._model = write_model(options.model, context=context)
+        self._model = prepare(options, chosen, console)
         with console.status("measuring what the machine reads and computes"):
             self._ceilings = measure_ceilings(options.threads)
         self._capacity_per_s = record.parameters.get("capacity_per_s") if record else options.capacity
         self._family = self._make_family()
         self._entries = self._make_entries()
         self.record = record or self._new_record(command or [])
+        for entry in self._entries:  # what failed or was missing the last time may be there now
+            self.record.contenders[entry.label].absent = entry.engine.why_not() or ""
+            self.record.contenders[entry.label].version = entry.engine.version()
         self.path = (
             options.resume or options.out / f"{self.record.date[:10]}-{options.workload}-{options.model}.json"
         )
@@ -64,6 +79,7 @@ class Comparison:
 
     def run(self) -> bool:
         """True when nothing is left to do. What was measured is on disk after every repeat."""
+        self.record.finished = False
         self.record.save(self.path)
         bar = Progress(
             TextColumn("{task.description}"),
@@ -85,6 +101,8 @@ class Comparison:
                 self._take(turn, stable)
                 self.record.save(self.path)
                 bar.advance(task)
+        self.record.finished = True
+        self.record.save(self.path)
         return True
 
     def _take(self, turn: Turn, stable: Stable) -> None:
@@ -98,7 +116,7 @@ class Comparison:
         except EngineFailed as error:
             stable.drop(turn.entry.label)
             contender.absent = f"it failed: {error}"
-            self._console.print(f"[red]{turn.entry.label} is out:[/] {error}", highlight=False)
+            self._console.print(f"[red]{turn.entry.label} is out:[/] {escape(str(error))}", highlight=False)
             return
         self.record.runs.append(run)
         self._console.print(self._line(run), highlight=False)

@@ -74,6 +74,7 @@ class Record(msgspec.Struct, kw_only=True):
     cases: list[CaseRecord]
     contenders: dict[str, Contender]
     runs: list[Run] = []
+    finished: bool = False
 
     def values(self, case: str, engine: str, metric: str) -> list[float]:
         """Repeats that are measurements, in the order of their rounds; a round done twice counts once, the later one."""

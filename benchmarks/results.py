@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.metrics import METRICS, Summary, ratio, summarize
@@ -130,10 +131,12 @@ def _show_notes(record: Record, console: Console) -> None:
     )
     for name, contender in record.contenders.items():
         if contender.absent:
-            console.print(f"[yellow]{name} did not take part:[/] {contender.absent}", highlight=False)
+            console.print(f"[yellow]{name} did not take part:[/] {escape(contender.absent)}", highlight=False)
     for run in record.runs:
         if run.error:
-            console.print(f"[red]{run.engine}, {run.case}, round {run.round} does not count:[/] {run.error}")
+            console.print(
+                f"[red]{run.engine}, {run.case}, round {run.round} does not count:[/] {escape(run.error)}"
+            )
     noisy = [run for run in record.runs if (run.foreign_share or 0.0) > NOISE_SHARE]
     if noisy:
         worst = max(run.foreign_share or 0.0 for run in noisy)

@@ -268,11 +268,15 @@ def test_the_clock_begins_nothing_that_would_end_late(compared: tuple[Record, li
     record, _ = compared
     turn = left_to_do(batch(SIZES, [1]), 3, entries_of(FakeEngine("ours", 0.01)), record)[0]
     record.runs[-1].wall_s = 50.0
-    assert Clock(None, record).fits(turn, is_up=True)
-    assert Clock(1.0, record).fits(turn, is_up=True)
+    clocks = [Clock(limit_s, record) for limit_s in (None, 60.0, 40.0)]
     record.contenders["ours"].start_s = 40.0
-    assert Clock(60.0, record).expected_s(turn, is_up=False) == pytest.approx(40.04)
-    assert not Clock(40.0, record).fits(turn, is_up=False)
+    assert clocks[1].expected_s(turn, is_up=False) == pytest.approx(40.04)
+    assert [clock.fits(turn, is_up=False) for clock in clocks] == [True] * 3, (
+        "a piece does something at least"
+    )
+    record.runs.append(record.runs[0])
+    assert [clock.fits(turn, is_up=False) for clock in clocks] == [True, True, False]
+    assert [clock.fits(turn, is_up=True) for clock in clocks] == [True] * 3
 
 
 def test_time_between_tokens_counts_only_beside_the_long_prompt() -> None:
