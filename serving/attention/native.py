@@ -41,11 +41,8 @@ class NativeCachePath:
             rows = torch.tensor(sdpa.decode_rows(metadata), dtype=torch.int64)
             scratch["single_rows"] = rows
             scratch["single_tokens"] = metadata.query_start[rows].long()
-        if output is None:
-            output = torch.empty(query.shape)
-        self._kernels.decode(
+        return self._kernels.decode(
             query, cache.key, cache.value, tables=metadata.block_tables, seq_lens=metadata.seq_lens,
             rows=scratch.get("single_rows"), tokens=scratch.get("single_tokens"), scale=scale, window=window,
             output=output,
         )  # fmt: skip
-        return output

@@ -18,6 +18,9 @@ from serving.kernels.cpu.native.sampling import NativeSampler
 class Kernels:
     """Primitive operations with the signatures of their twins in `serving.kernels.reference`."""
 
+    pack: Callable[[Tensor], Tensor]
+    """The form of a loaded weight [out, in] that `linear` and `embed` of this set read fastest, in the same memory; the
+    argument is void afterwards."""
     embed: Callable[[Tensor, Tensor], Tensor]
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
@@ -30,6 +33,7 @@ class Kernels:
 
 
 REFERENCE = Kernels(
+    pack=reference.pack,
     embed=reference.embed,
     linear=reference.linear,
     rms_norm=reference.rms_norm,
@@ -39,6 +43,7 @@ REFERENCE = Kernels(
     mask_tokens=reference.mask_tokens,
 )
 _CPU = Kernels(
+    pack=reference.pack,
     embed=reference.embed,
     linear=cpu.linear,
     rms_norm=cpu.rms_norm,
@@ -48,6 +53,7 @@ _CPU = Kernels(
     mask_tokens=cpu.mask_tokens,
 )
 _TILED = Kernels(
+    pack=reference.pack,
     embed=reference.embed,
     linear=tiled.linear,
     rms_norm=tiled.rms_norm,
@@ -75,6 +81,7 @@ def _cpu_kernels() -> Kernels:
         return _CPU
     native = NativeKernels(loaded)
     return Kernels(
+        pack=native.pack,
         embed=native.embed,
         linear=native.linear,
         rms_norm=native.rms_norm,

@@ -9,12 +9,15 @@ from serving.distributed import all_reduce_sum, gather_to_rank0
 from serving.layers.environment import LayerEnvironment, Shard
 from serving.weights.target import WeightMap, WeightTarget
 
+_ROW_MULTIPLE = 16
+"""Kernels take the rows of a weight by so many."""
+
 
 class VocabParallelEmbedding:
     """Each rank holds a run of rows, padded to equal length; ids of other ranks contribute zeros to the sum."""
 
     def __init__(self, vocab_size: int, hidden_size: int, *, environment: LayerEnvironment) -> None:
-        self.shard = Shard.of(vocab_size, environment.parallel)
+        self.shard = Shard.of(vocab_size, environment.parallel, multiple=_ROW_MULTIPLE)
         self.weight = torch.zeros(
             self.shard.padded, hidden_size, dtype=environment.dtype, device=environment.device
         )
@@ -47,8 +50,8 @@ class ParallelLMHead:
         environment: LayerEnvironment,
         tied_to: VocabParallelEmbedding | None,
     ) -> None:
-        self.shard = Shard.of(vocab_size, environment.parallel)
-        self._tied = tied_to is not None
+        self.shard = Shard.of(vocab_size, environment.parallel, multiple=_ROW_MULTIPLE)
+        self._tied_to = tied_to
         self.weight = (
             tied_to.weight
             if tied_to is not None
@@ -56,15 +59,21 @@ class ParallelLMHead:
                 self.shard.padded, hidden_size, dtype=environment.dtype, device=environment.device
             )
         )
-        self._linear = environment.kernels.linear
+        self._linear, self._pack = environment.kernels.linear, environment.kernels.pack
         self._parallel = environment.parallel
 
     def weight_map(self, name: str) -> WeightMap:
-        if self._tied:
+        if self._tied_to is not None:
             return {}
         shard, hidden_size = self.shard, self.weight.shape[1]
         index = (slice(shard.start, shard.stop), slice(0, hidden_size))
         return {name: [WeightTarget(self.weight[: shard.length], (shard.total, hidden_size), index)]}
+
+    def finalize(self) -> None:
+        """A tied embedding takes the form that the product reads fastest: it reads a few rows, the product all of them."""
+        self.weight = self._pack(self.weight)
+        if self._tied_to is not None:
+            self._tied_to.weight = self.weight
 
     def __call__(self, hidden: Tensor) -> Tensor | None:
         """hidden [R, H] -> float32 [R, vocab_size], rows contiguous, on rank 0; None on the others."""

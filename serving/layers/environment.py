@@ -32,8 +32,9 @@ class Shard:
     padded: int
 
     @classmethod
-    def of(cls, total: int, parallel: ParallelContext) -> Shard:
-        padded = -(-total // parallel.size)
+    def of(cls, total: int, parallel: ParallelContext, *, multiple: int = 1) -> Shard:
+        """`padded` is a multiple of `multiple`."""
+        padded = -(-total // (parallel.size * multiple)) * multiple
         start = min(total, parallel.rank * padded)
         return cls(total=total, start=start, stop=min(total, start + padded), padded=padded)
 

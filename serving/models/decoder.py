@@ -96,6 +96,7 @@ class DecoderModel:
     def finalize(self) -> None:
         for layer in self._layers:
             layer.finalize()
+        self._head.finalize()
 
     def forward(self, token_ids: Tensor, positions: Tensor, context: ForwardContext) -> Tensor:
         """token_ids, positions [T] int64 -> hidden states [T, H] after the final norm."""

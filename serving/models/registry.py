@@ -102,7 +102,7 @@ def load_model(
         device=device.torch_device,
         parallel=dataclasses.replace(parallel, fixed_order=deterministic),
         kernels=kernels,
-        quantization=UnquantizedMethod(kernels.linear),
+        quantization=UnquantizedMethod(kernels.linear, kernels.pack),
         attention=create_attention(attention_backend, deterministic=deterministic),
         max_positions=min(config.max_positions, max_positions or config.max_positions),
     )

@@ -51,6 +51,43 @@ def test_linear(native: NativeKernels, rows: int, size: int, outputs: int, threa
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 6, 7, 12, 16, 18, 24, 25, 97, 200])
+@pytest.mark.parametrize(("size", "outputs"), [(8, 16), (33, 48), (512, 96), (130, 224)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_linear_with_a_packed_weight(
+    native: NativeKernels, rows: int, size: int, outputs: int, threads: int
+) -> None:
+    x, weight, bias = torch.randn(rows, size), torch.randn(outputs, size), torch.randn(outputs)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        memory = weight.clone()
+        packed = native.pack(memory)
+        assert packed.data_ptr() == memory.data_ptr()
+        for given in (None, bias):
+            expected = reference.linear(
+                x.double(), weight.double(), None if given is None else given.double()
+            )
+            whole = native.linear(x, packed, given)
+            torch.testing.assert_close(whole.double(), expected, atol=2e-4, rtol=1e-5)
+            for start, stop in ((0, 1), (rows // 3, rows // 3 + 2), (rows // 2, rows)):
+                part = native.linear(x[start:stop], packed, given)
+                assert torch.equal(part, whole[start:stop]), "a row's bits depend on the other rows"
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_rows_of_a_packed_embedding(native: NativeKernels) -> None:
+    weight, token_ids = torch.randn(48, 20), torch.tensor([47, 0, 16, 15, 15])
+    assert torch.equal(native.embed(token_ids, native.pack(weight.clone())), weight[token_ids])
+
+
+def test_what_makes_no_panels_stays_as_it_is(native: NativeKernels) -> None:
+    for weight in (torch.randn(17, 8), torch.randn(16, 8).bfloat16(), torch.randn(8, 16).t()):
+        before = weight.clone()
+        assert native.pack(weight) is weight and torch.equal(weight, before)
+
+
 def test_linear_takes_views_and_leaves_other_types_to_torch(native: NativeKernels) -> None:
     x, weight = torch.randn(24, 5).t(), torch.randn(6, 24)
     torch.testing.assert_close(native.linear(x, weight, None), reference.linear(x, weight, None))

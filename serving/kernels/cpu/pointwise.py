@@ -32,7 +32,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Ten
 def rotary(x: Tensor, table: Tensor, positions: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     cos, sin = table.index_select(0, positions).unsqueeze(1).split(half, dim=-1)
-    output = (x.unflatten(-1, (2, half)) * cos.unsqueeze(-2)).flatten(-2)
+    output: Tensor = (x.unflatten(-1, (2, half)) * cos.unsqueeze(-2)).flatten(-2)
     output[..., :half].addcmul_(x[..., half:], sin, value=-1)
     output[..., half:].addcmul_(x[..., :half], sin)
     return output

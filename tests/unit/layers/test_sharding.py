@@ -28,7 +28,7 @@ def environment(rank: int = 0, size: int = 1) -> LayerEnvironment:
         device=CPU,
         parallel=ParallelContext(rank=rank, size=size),
         kernels=kernels,
-        quantization=UnquantizedMethod(kernels.linear),
+        quantization=UnquantizedMethod(kernels.linear, kernels.pack),
         attention=create_attention("sdpa", deterministic=False),
         max_positions=64,
     )
@@ -157,7 +157,7 @@ def test_vocabulary_that_does_not_divide() -> None:
         fill(head.weight_map("h"), {"h": weight})
         logits.append(hidden @ head.weight.t())
     assert torch.equal(embedded, weight)
-    assert torch.cat(logits, dim=-1).shape == (2, 8)
+    assert torch.cat(logits, dim=-1).shape == (2, 32)
     whole = ParallelLMHead(7, 4, environment=environment(), tied_to=None)
     fill(whole.weight_map("h"), {"h": weight})
     result = whole(hidden)

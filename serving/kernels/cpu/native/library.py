@@ -21,18 +21,11 @@ from serving.kernels.cpu.native.prebuilt import Unavailable
 logger = logging.getLogger(__name__)
 
 _MARCH = "-march=native"
-_POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
+_POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
 _SIGNATURES = {
-    "linear_f32": [_POINTER] * 4 + [_LONG] * 3 + [_INT],
-    "write_kv_f32": [_POINTER, _LONG] * 2 + [_POINTER] * 3 + [_LONG] * 2,
-    "decode_f32": [_POINTER, _LONG, _POINTER, _POINTER, _POINTER, _LONG] + [_POINTER] * 3
-    + [_LONG] * 5 + [_FLOAT, _LONG, _POINTER, _INT],
-    "embed_f32": [_POINTER] * 3 + [_LONG] * 2,
-    "rms_norm_f32": [_POINTER] * 2 + [_LONG] + [_POINTER] * 2 + [_LONG] * 3 + [_FLOAT, _INT],
-    "rotary_f32": [_POINTER, _LONG] + [_POINTER] * 3 + [_LONG] * 3 + [_INT],
-    "silu_mul_f32": [_POINTER] * 2 + [_LONG] * 2 + [_INT],
+    "run_operations": [ctypes.c_char_p, _LONG, _INT],
     "mask_tokens_f32": [_POINTER, _LONG, _POINTER, _LONG, _POINTER] + [_LONG] * 2,
-}  # fmt: skip
+}
 
 
 @lru_cache(maxsize=1)

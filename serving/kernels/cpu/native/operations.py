@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from serving.kernels import cpu
+from serving.kernels.cpu.native import program
 
-_MAX_ROWS = 512
-"""Largest products it was measured on: docs/performance.md, "Compiled kernels"."""
+PANEL = 16
+"""Outputs of a packed weight that lie together: products.c."""
 _MAX_HEADS, _MAX_HEAD, _LANES = 128, 256, 8
 
 
@@ -19,35 +21,43 @@ class NativeKernels:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
+        self._run = partial(program.run, library)
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """A weight [N, K] as panels [N / 16, K, 16], in its own memory: `weight` is void afterwards. Weights that make no
+        whole panels, or are not float32, stay as they are."""
+        rows, size = weight.shape
+        if weight.dtype is not torch.float32 or rows % PANEL or not weight.is_contiguous():
+            return weight
+        scratch = torch.empty(torch.get_num_threads(), PANEL, size)
+        self._run("pack_panels", [weight, scratch], [rows, size], work=weight.numel())
+        return weight.view(rows // PANEL, size, PANEL)
 
     def embed(self, token_ids: Tensor, weight: Tensor) -> Tensor:
         if weight.dtype is not torch.float32 or not weight.is_contiguous():
             return cpu.embed(token_ids, weight)
-        token_ids = token_ids.contiguous()
-        output = torch.empty((token_ids.shape[0], weight.shape[1]))
-        self._library.embed_f32(
-            token_ids.data_ptr(), weight.data_ptr(), output.data_ptr(), output.shape[0], output.shape[1]
-        )
+        count, size = token_ids.shape[0], weight.shape[1]
+        output = program.empty((count, size))
+        sizes = [count, size, weight.dim() == 3]
+        self._run("embed", [token_ids.contiguous(), weight, output], sizes, work=output.numel())
         return output
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        rows, size = x.shape
-        if rows > _MAX_ROWS or x.dtype is not torch.float32 or not weight.is_contiguous():
+        """`weight` is [N, K], or what `pack` made of it."""
+        if weight.dtype is not torch.float32 or x.dtype is not torch.float32 or not weight.is_contiguous():
             return cpu.linear(x, weight, bias)
-        x = x.contiguous()
-        output = torch.empty((rows, weight.shape[0]))
-        self._library.linear_f32(
-            x.data_ptr(), weight.data_ptr(), None if bias is None else bias.data_ptr(), output.data_ptr(),
-            rows, weight.shape[0], size, torch.get_num_threads(),
-        )  # fmt: skip
+        rows, size = x.shape
+        outputs = weight.numel() // size
+        output = program.empty((rows, outputs))
+        kind = "linear_panels" if weight.dim() == 3 else "linear_rows"
+        tensors = [x.contiguous(), weight, bias, output]
+        self._run(kind, tensors, [rows, outputs, size], work=rows * weight.numel())
         return output
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         if x.dtype is not torch.float32:
             return cpu.rms_norm(x, weight, eps)
-        if x.dim() == 2:
-            return self._norm(None, x.contiguous(), weight, eps)
-        return self._norm(None, _with_adjoining_heads(x), weight, eps)
+        return self._norm(None, x.contiguous() if x.dim() == 2 else _with_adjoining_heads(x), weight, eps)
 
     def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
         if x.dim() != 2 or x.dtype is not torch.float32 or not residual.is_contiguous():
@@ -55,32 +65,26 @@ class NativeKernels:
         return self._norm(x.contiguous(), residual, weight, eps)
 
     def _norm(self, x: Tensor | None, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
-        output = torch.empty(residual.shape)
+        output = program.empty(residual.shape)
         parts = residual.shape[1] if residual.dim() == 3 else 1
-        self._library.rms_norm_f32(
-            None if x is None else x.data_ptr(), residual.data_ptr(), residual.stride(0), weight.data_ptr(),
-            output.data_ptr(), residual.shape[0], parts, residual.shape[-1], eps, torch.get_num_threads(),
-        )  # fmt: skip
+        sizes = [residual.shape[0], parts, residual.shape[-1], residual.stride(0)]
+        self._run("rms_norm", [x, residual, weight, output], sizes, work=output.numel(), factor=eps)
         return output
 
     def rotary(self, x: Tensor, table: Tensor, positions: Tensor) -> Tensor:
         if x.dtype is not torch.float32 or not _heads_adjoin(x) or not table.is_contiguous():
             return cpu.rotary(x, table, positions)
-        positions = positions.contiguous()
-        output = torch.empty(x.shape)
-        self._library.rotary_f32(
-            x.data_ptr(), x.stride(0), table.data_ptr(), positions.data_ptr(), output.data_ptr(),
-            x.shape[0], x.shape[1], x.shape[2], torch.get_num_threads(),
-        )  # fmt: skip
+        output = program.empty(x.shape)
+        tensors = [x, table, positions.contiguous(), output]
+        self._run("rotary", tensors, [*x.shape, x.stride(0)], work=output.numel())
         return output
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         if gate_up.dtype is not torch.float32:
             return cpu.silu_mul(gate_up)
-        gate_up = gate_up.contiguous()
         rows, half = gate_up.shape[0], gate_up.shape[1] // 2
-        output = torch.empty((rows, half))
-        self._library.silu_mul_f32(gate_up.data_ptr(), output.data_ptr(), rows, half, torch.get_num_threads())
+        output = program.empty((rows, half))
+        self._run("silu_mul", [gate_up.contiguous(), output], [rows, half], work=2 * output.numel())
         return output
 
     def mask_tokens(self, logits: Tensor, bits: Tensor, rows: list[int]) -> None:
@@ -103,27 +107,31 @@ class NativeKernels:
     ) -> None:
         """key, value [T, Hkv, D] into slots [T] int64 of the two sides of a cache."""
         key, value = _with_adjoining_heads(key), _with_adjoining_heads(value)
-        self._library.write_kv_f32(
-            key.data_ptr(), key.stride(0), value.data_ptr(), value.stride(0), key_cache.data_ptr(),
-            value_cache.data_ptr(), slots.data_ptr(), key.shape[0], key.shape[1] * key.shape[2],
-        )  # fmt: skip
+        sizes = [key.shape[0], key.shape[1] * key.shape[2], key.stride(0), value.stride(0)]
+        tensors = [key, value, key_cache, value_cache, slots]
+        self._run("write_kv", tensors, sizes, work=2 * key.numel())
 
     def decode(
         self, query: Tensor, key_cache: Tensor, value_cache: Tensor, *, tables: Tensor, seq_lens: Tensor,
-        scale: float, window: int | None, output: Tensor, rows: Tensor | None = None, tokens: Tensor | None = None,
-    ) -> None:  # fmt: skip
-        """Attention of single queries over a paged cache, into their places of output [T, Hq, D]: those of query
-        [T, Hq, D], one for each row of tables [B, W] int32 and seq_lens [B] int32, or of them only `tokens` [R] int64,
-        which belong to `rows` [R] int64."""
+        scale: float, window: int | None, output: Tensor | None, rows: Tensor | None = None,
+        tokens: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Attention of single queries over a paged cache: those of query [T, Hq, D], one for each row of tables [B, W]
+        int32 and seq_lens [B] int32, or of them only `tokens` [R] int64, which belong to `rows` [R] int64. The result
+        [T, Hq, D] is `output` if given."""
         query = _with_adjoining_heads(query)
-        num_heads, head_dim = query.shape[1:]
-        self._library.decode_f32(
-            query.data_ptr(), query.stride(0), key_cache.data_ptr(), value_cache.data_ptr(), tables.data_ptr(),
-            tables.stride(0), seq_lens.data_ptr(), None if rows is None else rows.data_ptr(),
-            None if tokens is None else tokens.data_ptr(), (seq_lens if rows is None else rows).shape[0], num_heads,
-            key_cache.shape[2], head_dim, key_cache.shape[1], scale, window or 0, output.data_ptr(),
-            torch.get_num_threads(),
+        if output is None:
+            output = program.empty(query.shape)
+        count = (seq_lens if rows is None else rows).shape[0]
+        block_size, num_kv_heads, head_dim = key_cache.shape[1:]
+        self._run(
+            "decode_attention",
+            [query, key_cache, value_cache, tables, seq_lens, rows, tokens, output],
+            [count, query.shape[1], num_kv_heads, head_dim, block_size, tables.stride(0), query.stride(0), window or 0],
+            work=1 << 30,
+            factor=scale,
         )  # fmt: skip
+        return output
 
 
 def _heads_adjoin(x: Tensor) -> bool:

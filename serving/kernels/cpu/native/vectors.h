@@ -7,6 +7,7 @@ typedef float loose_vec __attribute__((vector_size(32), aligned(4), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
 #define LANES 8
+#define CACHE_LINE 16 /* floats */
 
 INLINE vec load(const float *p) { return *(const loose_vec *)p; }
 INLINE void store(float *p, vec v) { *(loose_vec *)p = v; }
@@ -14,10 +15,25 @@ INLINE vec splat(float x) { return (vec){x, x, x, x, x, x, x, x}; }
 
 INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
+/* Lanes of two vectors, by number: those of the second follow those of the first. */
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#endif
+
 INLINE float sum(vec v) {
-    v += __builtin_shuffle(v, (ivec){4, 5, 6, 7, 0, 1, 2, 3});
-    v += __builtin_shuffle(v, (ivec){2, 3, 0, 1, 6, 7, 4, 5});
+    v += SHUFFLE(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
+    v += SHUFFLE(v, v, 2, 3, 0, 1, 6, 7, 4, 5);
     return v[0] + v[1];
+}
+
+/* The four sums of four vectors. */
+INLINE void sum_four(const vec *v, float *sums) {
+    vec left = SHUFFLE(v[0], v[1], 0, 2, 8, 10, 4, 6, 12, 14) + SHUFFLE(v[0], v[1], 1, 3, 9, 11, 5, 7, 13, 15);
+    vec right = SHUFFLE(v[2], v[3], 0, 2, 8, 10, 4, 6, 12, 14) + SHUFFLE(v[2], v[3], 1, 3, 9, 11, 5, 7, 13, 15);
+    vec both = SHUFFLE(left, right, 0, 2, 8, 10, 4, 6, 12, 14) + SHUFFLE(left, right, 1, 3, 9, 11, 5, 7, 13, 15);
+    for (int i = 0; i < 4; i++) sums[i] = both[i] + both[i + 4];
 }
 
 /* exp for x <= 0: 2^n times a degree-6 polynomial in the rest; relative error below 2e-7 (Cephes expf's reduction). */

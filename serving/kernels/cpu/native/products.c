@@ -1,0 +1,166 @@
+/* Matrix products with few to some hundred rows. Weights lie in panels of sixteen outputs, [N / 16, K, 16], so that each
+ * thread reads long runs of memory whatever the shape is, and no sum crosses lanes: each output adds its products in the
+ * order of k, alone, so that its bits do not depend on how many rows there are. */
+
+#include <stddef.h>
+#include <string.h>
+
+#include "program.h"
+#include "vectors.h"
+
+#define PANEL 16
+#define WIDTH (PANEL / LANES)
+#define TILE_ROWS 6
+#define STREAMS 4    /* panels of one row read side by side: that many runs of memory keep the prefetchers busy */
+#define ROW_BLOCK 96 /* rows of x that all panels go through before the next ones */
+
+struct product {
+    const float *x, *w, *bias;
+    float *y;
+    long M, N, K;
+};
+
+/* `rows` rows of x times `panels` panels of w that lie `apart` panels from each other, the first for the outputs from
+ * `panel` on. Meanwhile `ahead` cache lines in eight of the next panel are fetched from `next` on. */
+INLINE void tile(const struct product *p, long row, long panel, int rows, int panels, long apart, int ahead,
+                 const float *next) {
+    const float *x = p->x + row * p->K, *w = p->w + panel * p->K * PANEL;
+    long K = p->K, between = apart * K * PANEL, k = 0;
+    vec acc[TILE_ROWS][STREAMS * WIDTH];
+    for (int m = 0; m < rows; m++)
+        for (int v = 0; v < panels * WIDTH; v++) acc[m][v] = splat(0.0f);
+#define STEP(k)                                                                                            \
+    {                                                                                                      \
+        vec weights[STREAMS * WIDTH];                                                                      \
+        for (int v = 0; v < panels * WIDTH; v++)                                                           \
+            weights[v] = load(w + v / WIDTH * between + (k) * PANEL + v % WIDTH * LANES);                  \
+        for (int m = 0; m < rows; m++) {                                                                   \
+            vec value = splat(x[m * K + (k)]);                                                             \
+            for (int v = 0; v < panels * WIDTH; v++) acc[m][v] += value * weights[v];                      \
+        }                                                                                                  \
+    }
+    for (; k + 8 <= K; k += 8) {
+        for (int i = 0; i < ahead; i++) __builtin_prefetch(next + i * CACHE_LINE, 0, 2);
+        next += ahead * CACHE_LINE;
+        STEP(k) STEP(k + 1) STEP(k + 2) STEP(k + 3) STEP(k + 4) STEP(k + 5) STEP(k + 6) STEP(k + 7)
+    }
+    for (; k < K; k++) STEP(k)
+#undef STEP
+    for (int v = 0; v < panels * WIDTH; v++) {
+        long output = (panel + v / WIDTH * apart) * PANEL + v % WIDTH * LANES;
+        for (int m = 0; m < rows; m++)
+            store(p->y + (row + m) * p->N + output, p->bias ? acc[m][v] + load(p->bias + output) : acc[m][v]);
+    }
+}
+
+INLINE void tile_of(const struct product *p, long row, long panel, long rows, int ahead, const float *next) {
+    switch (rows) {
+    case 1: tile(p, row, panel, 1, 1, 0, ahead, next); break;
+    case 2: tile(p, row, panel, 2, 1, 0, ahead, next); break;
+    case 3: tile(p, row, panel, 3, 1, 0, ahead, next); break;
+    case 4: tile(p, row, panel, 4, 1, 0, ahead, next); break;
+    case 5: tile(p, row, panel, 5, 1, 0, ahead, next); break;
+    default: tile(p, row, panel, 6, 1, 0, ahead, next);
+    }
+}
+
+/* One to three rows are bound by memory: every panel once, several side by side. */
+static void side_by_side(const struct product *p, long first, long end) {
+    int streams = p->M == 1 ? 4 : 2;
+    long apart = (end - first) / streams, panel = first;
+    for (; panel < first + apart; panel++) {
+        if (p->M == 1) tile(p, 0, panel, 1, 4, apart, 0, NULL);
+        else if (p->M == 2) tile(p, 0, panel, 2, 2, apart, 0, NULL);
+        else tile(p, 0, panel, 3, 2, apart, 0, NULL);
+    }
+    for (panel = first + streams * apart; panel < end; panel++) tile_of(p, 0, panel, p->M, 0, NULL);
+}
+
+/* Rows start ... stop of a panel, in tiles of equal height; the first tiles fetch the next panel from memory. */
+INLINE void panel_rows(const struct product *p, long panel, long start, long stop, int ahead) {
+    long tiles = (stop - start + TILE_ROWS - 1) / TILE_ROWS, run = (p->K / 8) * ahead * CACHE_LINE;
+    const float *next = p->w + (panel + 1) * p->K * PANEL, *last = next + p->K * PANEL;
+    for (long row = start; tiles > 0; tiles--) {
+        long rows = (stop - row + tiles - 1) / tiles;
+        if (next < last) tile_of(p, row, panel, rows, ahead, next);
+        else tile_of(p, row, panel, rows, 0, next);
+        next += run;
+        row += rows;
+    }
+}
+
+/* p: x [M, K], w in panels, bias [N] or NULL, y [M, N]; n: M, N, K. */
+void linear_panels(const struct operation *o, const struct worker *me) {
+    struct product p = {o->p[0], o->p[1], o->p[2], o->p[3], o->n[0], o->n[1], o->n[2]};
+    long first, end;
+    share(me, p.N / PANEL, &first, &end);
+    if (p.M <= 3) {
+        side_by_side(&p, first, end);
+        return;
+    }
+    for (long start = 0; start < p.M; start += ROW_BLOCK) {
+        long stop = start + ROW_BLOCK < p.M ? start + ROW_BLOCK : p.M, tiles = (stop - start + TILE_ROWS - 1) / TILE_ROWS;
+        for (long panel = first; panel < end; panel++) {
+            if (tiles == 1) panel_rows(&p, panel, start, stop, 0);
+            else if (tiles == 2) panel_rows(&p, panel, start, stop, 4);
+            else if (tiles == 3) panel_rows(&p, panel, start, stop, 3);
+            else if (tiles == 4) panel_rows(&p, panel, start, stop, 2);
+            else panel_rows(&p, panel, start, stop, 1);
+        }
+    }
+}
+
+/* Rewrites rows [N, K] as panels in their own memory. p: w, scratch [count of threads, 16, K]; n: N, K. */
+void pack_panels(const struct operation *o, const struct worker *me) {
+    long N = o->n[0], K = o->n[1], first, end;
+    float *scratch = (float *)o->p[1] + me->index * PANEL * K;
+    share(me, N / PANEL, &first, &end);
+    for (long panel = first; panel < end; panel++) {
+        float *at = (float *)o->p[0] + panel * PANEL * K;
+        memcpy(scratch, at, PANEL * K * sizeof(float));
+        for (long k = 0; k < K; k++)
+            for (long lane = 0; lane < PANEL; lane++) at[k * PANEL + lane] = scratch[lane * K + k];
+    }
+}
+
+/* Dot products of `rows` rows of x with `cols` rows of w. */
+INLINE void dots(const float *x, const float *w, const float *bias, float *y, long K, long N, int rows, int cols) {
+    vec acc[3][4];
+    for (int m = 0; m < rows; m++)
+        for (int n = 0; n < cols; n++) acc[m][n] = splat(0.0f);
+    long k = 0;
+    for (; k + LANES <= K; k += LANES) {
+        vec weights[4];
+        for (int n = 0; n < cols; n++) weights[n] = load(w + n * K + k);
+        for (int m = 0; m < rows; m++) {
+            vec values = load(x + m * K + k);
+            for (int n = 0; n < cols; n++) acc[m][n] += values * weights[n];
+        }
+    }
+    for (int m = 0; m < rows; m++)
+        for (int n = 0; n < cols; n++) {
+            float total = sum(acc[m][n]);
+            for (long rest = k; rest < K; rest++) total += x[m * K + rest] * w[n * K + rest];
+            y[m * N + n] = bias ? total + bias[n] : total;
+        }
+}
+
+INLINE void dot_rows(const float *x, const float *w, const float *bias, float *y, long M, long K, long N, int cols) {
+    long m = 0;
+    for (; m + 3 <= M; m += 3) dots(x + m * K, w, bias, y + m * N, K, N, 3, cols);
+    for (; m < M; m++) dots(x + m * K, w, bias, y + m * N, K, N, 1, cols);
+}
+
+/* Weights as they are, [N, K], for shapes that make no whole panels. Fields as in linear_panels. */
+void linear_rows(const struct operation *o, const struct worker *me) {
+    const float *x = o->p[0], *w = o->p[1], *bias = o->p[2];
+    float *y = o->p[3];
+    long M = o->n[0], N = o->n[1], K = o->n[2], first, end;
+    share(me, (N + 3) / 4, &first, &end);
+    for (long n = 4 * first; n < 4 * end && n < N; n += 4) {
+        if (n + 4 <= N) dot_rows(x, w + n * K, bias ? bias + n : NULL, y + n, M, K, N, 4);
+        else
+            for (long last = n; last < N; last++)
+                dot_rows(x, w + last * K, bias ? bias + last : NULL, y + last, M, K, N, 1);
+    }
+}
