@@ -84,8 +84,20 @@ def _parts(options: argparse.Namespace, scratch: Path) -> list[Part]:
             arguments = [shape, str(scratch / shape)]
             more = ["--device", device, "--limit-s", str(limit_s - 15), *mix]
             parts.append(Part(f"{engine}.{shape}", limit_s, _measuring(module, arguments, more)))
+    # Last: it takes most of the time, so it is rather run alone, with --parts machine,vllm.
+    parts += [_beside_vllm(shape, scratch, options, device) for shape in shapes if options.vllm_site]
     chosen = options.parts.split(",") if options.parts else [""]
     return [part for part in parts if any(part.name.startswith(prefix) for prefix in chosen)]
+
+
+def _beside_vllm(shape: str, scratch: Path, options: argparse.Namespace, device: str) -> Part:
+    """Ours, vLLM, ours again, each a server of its own; in a dry run ours alone."""
+    more = [
+        "--device",
+        device,
+        *(["--without-vllm"] if options.dry_run else ["--vllm-site", str(options.vllm_site)]),
+    ]
+    return Part(f"vllm.{shape}", 420, _measuring("vllm_peer", [shape, str(scratch / shape)], more))
 
 
 def _measuring(module: str, arguments: list[str], more: list[str]) -> Callable[[Path], list[str]]:
@@ -187,6 +199,7 @@ def _parse() -> argparse.Namespace:
         "--limit-s", type=float, default=530.0, help="parts that would start later are skipped"
     )
     parser.add_argument("--parts", help="only parts whose names begin so, separated by commas")
+    parser.add_argument("--vllm-site", type=Path, help="also beside the vLLM that vllm_parts unpacked there")
     parser.add_argument("--all-mixes", action="store_true", help="the mixed workload on the large model too")
     parser.add_argument("--dry-run", action="store_true", help="tiny models on the CPU")
     return parser.parse_args()

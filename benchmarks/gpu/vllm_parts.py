@@ -1,0 +1,142 @@
+"""vLLM for a GPU machine without network, in parts that travel: `vllm` 0.26.0, the newest for torch 2.11 and CUDA 13.
+
+    python -m benchmarks.gpu.vllm_parts pack PARTS            # where there is a network; no GPU and no torch are needed
+    python3 -m benchmarks.gpu.vllm_parts unpack PARTS SITE    # on the GPU machine: then PYTHONPATH=SITE
+
+Not yet run on a GPU. What is left out of the wheel: FlashAttention 2 (compute capability 9.0 takes FlashAttention 3), the
+Rust front end, CUTLASS headers, extensions for other Pythons. What is left out of the dependencies is imported only behind a
+guard: kernels for other GPUs, media decoders, the compiler that the machine has. Needs pip, nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import lzma
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+VLLM = "vllm==0.26.0"
+PART_BYTES = 55 * 2**20
+_PLATFORMS = (
+    *(f"manylinux_2_{minor}_x86_64" for minor in (31, 28, 27, 24, 17, 12, 5)),
+    "manylinux2014_x86_64",
+    "manylinux1_x86_64",
+)
+_LEFT_OUT = (
+    "vllm/vllm_flash_attn/_vllm_fa2_C.abi3.so",
+    "vllm/vllm-rs",
+    "vllm/third_party/*/include/*",
+    "vllm/third_party/deep_gemm/_C.cpython-310*",
+    "vllm/third_party/deep_gemm/_C.cpython-311*",
+    "vllm/third_party/deep_gemm/_C.cpython-313*",
+    "vllm/third_party/deep_gemm/_C.cpython-314*",
+)
+_NEEDS = Path(__file__).with_name("vllm_needs.txt")
+
+
+def pack(parts: Path, python_version: str) -> None:
+    """Writes `vllm.tar.xz.00`, `.01`, … and a folder `wheels`. Raises `subprocess.CalledProcessError`."""
+    parts.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        _download([VLLM], Path(folder), python_version)
+        [wheel] = Path(folder).glob("vllm-*.whl")
+        archive = Path(folder) / "vllm.tar.xz"
+        _repack(wheel, archive)
+        for index, piece in enumerate(_pieces(archive)):
+            (parts / f"vllm.tar.xz.{index:02}").write_bytes(piece)
+    missing = []
+    for name in needs():  # one by one: a missing one is told, and the others are there
+        try:
+            _download([name], parts / "wheels", python_version)
+        except subprocess.CalledProcessError:
+            missing.append(name)
+    print(f"{len(needs()) - len(missing)} wheels; not found: {', '.join(missing) or 'none'}")
+
+
+def unpack(parts: Path, site: Path) -> None:
+    site.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(suffix=".tar.xz") as whole:
+        for part in sorted(parts.glob("vllm.tar.xz.*")):
+            whole.write(part.read_bytes())
+        whole.flush()
+        with tarfile.open(whole.name) as archive:
+            archive.extractall(site, filter="data")
+    wheels = sorted(map(str, (parts / "wheels").glob("*.whl")))
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--target",
+        str(site),
+    ]
+    subprocess.run([*pip, *wheels], check=True)
+
+
+def needs() -> list[str]:
+    """Packages that travel beside vLLM."""
+    return [line for line in _NEEDS.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def kept(name: str) -> bool:
+    """Whether this file of the wheel travels."""
+    return not any(fnmatch.fnmatch(name, pattern) for pattern in _LEFT_OUT)
+
+
+def _download(requirements: Sequence[str], folder: Path, python_version: str) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--python-version", python_version, "--implementation", "cp", "-d", str(folder)]
+    platforms = [option for platform in _PLATFORMS for option in ("--platform", platform)]
+    subprocess.run([*command, *platforms, *requirements], check=True)
+
+
+def _repack(wheel: Path, archive: Path) -> None:
+    with (
+        zipfile.ZipFile(wheel) as source,
+        lzma.open(archive, "wb", preset=6) as packed,
+        tarfile.open(fileobj=packed, mode="w|") as target,
+    ):
+        for info in source.infolist():
+            if info.is_dir() or not kept(info.filename):
+                continue
+            member = tarfile.TarInfo(info.filename)
+            member.size, member.mode = info.file_size, 0o755 if info.filename.endswith(".so") else 0o644
+            with source.open(info) as content:
+                target.addfile(member, content)
+
+
+def _pieces(archive: Path) -> Iterator[bytes]:
+    with archive.open("rb") as source:
+        while piece := source.read(PART_BYTES):
+            yield piece
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    steps = parser.add_subparsers(dest="step", required=True)
+    packing = steps.add_parser("pack", help="download, trim and split")
+    packing.add_argument("parts", type=Path)
+    packing.add_argument("--python-version", default="3.12", help="of the GPU machine (3.12)")
+    unpacking = steps.add_parser("unpack", help="put together on the GPU machine")
+    unpacking.add_argument("parts", type=Path)
+    unpacking.add_argument("site", type=Path)
+    options = parser.parse_args()
+    if options.step == "pack":
+        pack(options.parts, options.python_version)
+    else:
+        unpack(options.parts, options.site)
+
+
+if __name__ == "__main__":
+    main()
