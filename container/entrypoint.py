@@ -94,6 +94,8 @@ class Server:
                 self._supervisor.stop(self._api, grace_s=0.0)  # it has answered nothing but health checks
                 child_environ = serving_environment(self._config, self._environ, self._run_dir.path)
                 self._start_api(listener, child_environ)
+        if files is not None:
+            self._run_dir.write_model_dir(files.model_dir)
         if files is not None and self._start_handler(files):
             command = engine_command(
                 self._config,

@@ -12,6 +12,7 @@ import msgspec
 from serving.config import (
     ENGINE_SOCKET,
     HANDLER_FILE,
+    MODEL_DIR_FILE,
     RUN_CONFIG_FILE,
     STAGE_FILE,
     HandlerHooks,
@@ -44,6 +45,10 @@ class RunDirectory:
         """Readers see the old stage or the new one, never a part of either."""
         self.stage = stage
         self._replace(STAGE_FILE, msgspec.json.encode(stage))
+
+    def write_model_dir(self, model_dir: str) -> None:
+        """For the front, which reads the tokenizer while the engine loads."""
+        self._replace(MODEL_DIR_FILE, model_dir.encode())
 
     def write_handler(self, hooks: HandlerHooks) -> None:
         self._replace(HANDLER_FILE, msgspec.json.encode(hooks))

@@ -9,6 +9,7 @@ import atexit
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,14 @@ from serving.api.emf_writer import EmfWriter
 from serving.api.handler_client import HandlerFile
 from serving.api.offload import run_aside
 from serving.api.readiness import StageFile
-from serving.config import ENGINE_SOCKET, RUN_CONFIG_FILE, STAGE_FILE, RuntimeConfig, ServerConfig
+from serving.config import (
+    ENGINE_SOCKET,
+    MODEL_DIR_FILE,
+    RUN_CONFIG_FILE,
+    STAGE_FILE,
+    RuntimeConfig,
+    ServerConfig,
+)
 from serving.errors import StartupError
 from serving.ipc.client import EngineClient
 from serving.messages import EngineReady
@@ -31,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 _WAIT_S = 60.0
 _CONNECT_WAIT_S = 10.0
+_FILES_INTERVAL_S = 0.02
 _GUNICORN_APP_LOAD_ERROR = 4
 """With this exit code of a worker gunicorn ends instead of starting workers without end."""
 
@@ -44,7 +53,7 @@ def build(run_dir: str) -> Flask:
         logger.warning("PROMETHEUS_MULTIPROC_DIR is not set: /metrics shows one worker of several")
     engine = EngineClient(directory / ENGINE_SOCKET, front_id=f"api{os.getpid()}")
     engine.start()
-    text = TextLoader(engine, config)
+    text = TextLoader(engine, config, directory / MODEL_DIR_FILE)
     text.start()
     first_worker = slot == metrics.FIRST_SLOT
     tracing = start_tracing(config.runtime, first_worker=first_worker)
@@ -80,34 +89,53 @@ def start_tracing(runtime: RuntimeConfig, *, first_worker: bool) -> Tracing | No
 
 
 class TextLoader:
-    """Reads the tokenizer once the engine has said where the model is; returns None until then."""
+    """Reads the tokenizer as soon as the model's files are there, while the engine loads; what it returns is None until
+    the engine has told the size of its vocabulary.
 
-    def __init__(self, engine: EngineClient, config: ServerConfig) -> None:
+    A folder that the front cannot read is reported once the engine is ready: if the engine cannot read it either, its
+    reason says more.
+    """
+
+    def __init__(self, engine: EngineClient, config: ServerConfig, model_dir_file: Path) -> None:
         self._engine = engine
         self._config = config
+        self._model_dir_file = model_dir_file
         self._text: TextProcessor | None = None
         self._thread = threading.Thread(target=self._load, name="tokenizer", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
+    def join(self, timeout_s: float) -> None:
+        """Wait until it is through, or as long as that."""
+        self._thread.join(timeout_s)
+
     def __call__(self) -> TextProcessor | None:
         return self._text
 
     def _load(self) -> None:
-        ready = self._wait()
+        model_dir = self._wait_for_files()
         try:
-            self._text = run_aside(
-                lambda: TextProcessor.from_dir(
-                    ready.model_dir,
-                    vocab_size=ready.vocab_size,
-                    config=self._config.model,
-                    grammars=self._config.limits.grammar_support,
+            read = run_aside(
+                lambda: TextProcessor.read(
+                    model_dir, config=self._config.model, grammars=self._config.limits.grammar_support
                 )
             )
         except StartupError as error:
+            self._wait()
             logger.error("%s", error.message)
             os._exit(_GUNICORN_APP_LOAD_ERROR)
+        else:
+            self._text = read(vocab_size=self._wait().vocab_size)
+
+    def _wait_for_files(self) -> str:
+        """PID 1 writes the path; an engine that was started by somebody else tells it when it is ready."""
+        while self._engine.ready is None:
+            try:
+                return self._model_dir_file.read_text(encoding="utf-8")
+            except FileNotFoundError:
+                time.sleep(_FILES_INTERVAL_S)
+        return self._wait().model_dir
 
     def _wait(self) -> EngineReady:
         while True:

@@ -19,6 +19,7 @@ from serving.config import EngineConfig, KVGroupConfig, ServerConfig, Stage
 from serving.contracts import KVGroupSpec
 from serving.engine.core import EngineCore
 from serving.engine.executor import Executor, make_executor
+from serving.engine.start_clock import StartClock
 from serving.errors import DeviceError, InvalidRequest, ModelError
 from serving.grammar.admission import GrammarAdmission
 from serving.grammar.compiler import CompiledGrammar, GrammarCompiler
@@ -30,6 +31,9 @@ from serving.sampling_params import Grammar
 from serving.text.tokenizer import Tokenizer
 
 _HOST_CACHE_BYTES = 2 * 2**30
+_HOST_WARM_UP_TOKENS = (
+    8  # threads are started and every weight is touched; what a host's memory can take is not asked
+)
 _REPORT_INTERVAL_S = 0.2
 
 logger = logging.getLogger(__name__)
@@ -50,12 +54,16 @@ def boot(
     run_dir: Path | None = None,
     report: Callable[[Stage], None] = lambda stage: None,
     on_rank_death: Callable[[str], None] | None = None,
+    clock: StartClock | None = None,
 ) -> Booted:
     """Load `model_dir` and make it ready. Raises `StartupError` subclasses, each one line with the fix.
 
     `run_dir` is a private folder for the ranks' rendezvous (a temporary one by default), `report` hears the stages,
-    `on_rank_death` is called from a thread when a rank ends on its own.
+    `on_rank_death` is called from a thread when a rank ends on its own. `clock` runs since the process began; by default
+    it starts now.
     """
+    clock = clock or StartClock()
+    clock.mark("import")
     declared = msgspec.structs.replace(
         declared, model=msgspec.structs.replace(declared.model, model_id=model_id, revision=revision)
     )
@@ -70,20 +78,26 @@ def boot(
             value=decision.value,
             reason=decision.reason,
         )
+    clock.mark("config")
     executor = make_executor(config, run_dir=run_dir, on_rank_death=on_rank_death)
+    clock.mark("worker")
     try:
-        return Booted(core=_make_ready(config, executor, report), architecture=facts.architecture)
+        return Booted(core=_make_ready(config, executor, report, clock), architecture=facts.architecture)
     except BaseException:
         executor.close()
         raise
 
 
-def _make_ready(config: EngineConfig, executor: Executor, report: Callable[[Stage], None]) -> EngineCore:
+def _make_ready(
+    config: EngineConfig, executor: Executor, report: Callable[[Stage], None], clock: StartClock
+) -> EngineCore:
     report(Stage(stage="loading"))
     executor.load(LoadingReport(report))
+    clock.mark("weights")
     grammars = _make_grammars(config, executor)
     report(Stage(stage="warm-up"))
-    warm_up_s = executor.warm_up(min(config.max_step_tokens, config.max_total_tokens))
+    warm_up_s = _warm_up(config, executor)
+    clock.mark("warm_up")
     free_bytes = executor.free_bytes()
     num_blocks = cache_blocks(config, executor.kv_groups, free_bytes)
     logs.event(
@@ -97,9 +111,21 @@ def _make_ready(config: EngineConfig, executor: Executor, report: Callable[[Stag
     )
     executor.initialize_cache(num_blocks)
     groups = [KVGroupConfig(name=group.name, window=group.window) for group in executor.kv_groups]
-    return EngineCore(
+    core = EngineCore(
         config, executor, groups=groups, num_blocks=num_blocks, warm_up_s=warm_up_s, grammars=grammars
     )
+    clock.mark("cache")
+    logs.event(logger, logging.INFO, "start", **clock.fields())
+    return core
+
+
+def _warm_up(config: EngineConfig, executor: Executor) -> float:
+    """Seconds of the largest step: measured where its peak of memory has to be, estimated from a small step elsewhere."""
+    largest = min(config.max_step_tokens, config.max_total_tokens)
+    tokens = min(largest, _HOST_WARM_UP_TOKENS) if config.device == "cpu" else largest
+    if tokens < largest:
+        executor.warm_up(tokens)  # its first run starts threads and touches memory, and would say too much
+    return executor.warm_up(tokens) * largest / tokens
 
 
 class LoadingReport:

@@ -72,6 +72,10 @@ class BuildCore(Protocol):
 
 def build_core(options: BootOptions) -> tuple[EngineCore, EngineReady]:
     """From the declared configuration to an engine that can serve. Raises `StartupError`."""
+    from serving.engine.start_clock import StartClock
+
+    clock = StartClock(since_exec=True)
+    clock.mark("interpreter")
     from serving.engine.boot import boot
 
     booted = boot(
@@ -82,6 +86,7 @@ def build_core(options: BootOptions) -> tuple[EngineCore, EngineReady]:
         run_dir=options.run_dir,
         report=options.report,
         on_rank_death=options.on_rank_death,
+        clock=clock,
     )
     return booted.core, booted.core.ready(architecture=booted.architecture)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +28,7 @@ from serving.models.mistral import build_mistral
 from serving.models.qwen2 import build_qwen2
 from serving.models.qwen3 import build_qwen3
 from serving.platform import Device
+from serving.platform.lazy_zeros import LazyZeros
 from serving.quantization.unquantized import UnquantizedMethod
 from serving.weights.loader import load_weights
 
@@ -75,7 +78,7 @@ def load_model(
 
     `attention_backend` is a name of `serving.attention.registry`, by default the fastest that fits the device, the model
     and KV blocks of `block_size` tokens. `max_positions` bounds the positions that can be asked for, by default the
-    config's. `progress(done, total)` counts checkpoint files.
+    config's. `progress(done, total)` counts bytes.
     Raises ModelError or ConfigError for what cannot be computed exactly.
     """
     architecture = read_architecture(model_dir)
@@ -107,8 +110,15 @@ def load_model(
         max_positions=min(config.max_positions, max_positions or config.max_positions),
     )
     ignored = _RECOMPUTED + (r"|lm_head\.weight" if config.tie_word_embeddings else "")
+    times_s = [time.perf_counter()]
     with torch.inference_mode():
-        model = builder(config, environment)
+        with LazyZeros(device):
+            model = builder(config, environment)
+        times_s.append(time.perf_counter())
         load_weights(model_dir, model.weight_map(), ignored=re.compile(ignored), progress=progress)
+        times_s.append(time.perf_counter())
         model.finalize()
+        times_s.append(time.perf_counter())
+    built_s, read_s, packed_s = (after - before for before, after in itertools.pairwise(times_s))
+    event(_LOGGER, logging.INFO, "weights", built_s=built_s, read_s=read_s, packed_s=packed_s)
     return model

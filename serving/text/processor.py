@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from serving.config import ModelConfig
@@ -47,6 +47,21 @@ class TextProcessor:
         )
 
     @classmethod
+    def read(
+        cls, model_dir: str | Path, *, config: ModelConfig | None = None, grammars: bool = True
+    ) -> Callable[..., TextProcessor]:
+        """Read a model folder and try its chat template. Called with `vocab_size`, the result is the processor, at once.
+
+        Raises `ModelError` or `ConfigError` with the fix.
+        """
+        tokenizer = Tokenizer.from_dir(model_dir)
+        override = None if config is None else config.chat_template
+        template = ChatTemplate.from_dir(model_dir, tokenizer.named_tokens, override=override)
+        if template is None:
+            logger.info("the model has no chat template: chat routes answer 422 (CHAT_TEMPLATE can give one)")
+        return functools.partial(cls, tokenizer, chat_template=template, config=config, grammars=grammars)
+
+    @classmethod
     def from_dir(
         cls,
         model_dir: str | Path,
@@ -55,13 +70,8 @@ class TextProcessor:
         config: ModelConfig | None = None,
         grammars: bool = True,
     ) -> TextProcessor:
-        """Read a model folder and try its chat template. Raises `ModelError` or `ConfigError` with the fix."""
-        tokenizer = Tokenizer.from_dir(model_dir)
-        override = None if config is None else config.chat_template
-        template = ChatTemplate.from_dir(model_dir, tokenizer.named_tokens, override=override)
-        if template is None:
-            logger.info("the model has no chat template: chat routes answer 422 (CHAT_TEMPLATE can give one)")
-        return cls(tokenizer, chat_template=template, vocab_size=vocab_size, config=config, grammars=grammars)
+        """`read` and what it returns, in one. Raises `ModelError` or `ConfigError` with the fix."""
+        return cls.read(model_dir, config=config, grammars=grammars)(vocab_size=vocab_size)
 
     @property
     def vocabulary(self) -> Vocabulary:
