@@ -38,11 +38,18 @@ class StubExecutor:
 
     def __init__(self, max_num_seqs: int) -> None:
         self._inputs = InputBatch(
-            max_num_seqs, ["full"], block_size=BLOCK_SIZE, max_blocks=CONTEXT // BLOCK_SIZE, device=get_device("cpu")
+            max_num_seqs,
+            ["full"],
+            block_size=BLOCK_SIZE,
+            max_blocks=CONTEXT // BLOCK_SIZE,
+            device=get_device("cpu"),
         )
         self.packing_s = 0.0
 
-    def execute(self, batch: ScheduledBatch) -> StepResult:
+    def launch(self, batch: ScheduledBatch) -> ScheduledBatch:
+        return batch
+
+    def collect(self, batch: ScheduledBatch) -> StepResult:
         started_s = time.perf_counter()
         self._inputs.apply(batch)
         inputs = self._inputs.pack(batch)

@@ -13,6 +13,7 @@ from serving.engine.request import FINISH_REASONS, Request, RequestStatus, child
 from serving.engine.request_limits import RequestLimits
 from serving.engine.scheduler import Scheduler
 from serving.engine.sessions import SessionTable
+from serving.engine.step_loops import OneByOne, Overlapped, StepLoop, Steps
 from serving.engine.step_metrics import StepMetrics, engine_stats
 from serving.errors import InvalidRequest, ModelError, Overloaded, RequestError, WireError
 from serving.messages import AddRequest, EngineReady, EngineStats, SequenceOutput
@@ -77,6 +78,8 @@ class EngineCore:
         self._pending: list[SequenceOutput] = []
         self._counters = {name: 0 for name in _COUNTERS}
         self._step_metrics = StepMetrics()
+        steps = Steps(self._scheduler, executor, metrics=self._step_metrics, account=self._account)
+        self._loop: StepLoop = Overlapped(steps) if config.async_scheduling else OneByOne(steps)
 
     # ------------------------------------------------------------ requests
 
@@ -180,28 +183,14 @@ class EngineCore:
         return self._take_pending()
 
     def has_work(self) -> bool:
-        return bool(self._requests or self._pending)
+        return bool(self._requests or self._pending or self._loop.is_running)
 
     # ------------------------------------------------------------ the step
 
     def step(self) -> list[SequenceOutput]:
-        """Schedule, execute, update. Returns the news of all requests, those that ended since the last step included."""
-        started_s = time.monotonic()
-        batch = self._scheduler.schedule(started_s)
-        if batch is None:
-            return self._take_pending()
-        self._step_metrics.begin(batch, started_s, time.monotonic())
-        result = self._executor.execute(batch)
-        executed_s = time.monotonic()
-        outputs = self._scheduler.update(batch, result, executed_s)
-        num_tokens = self._account(outputs)
-        self._step_metrics.end(
-            outputs,
-            num_tokens=num_tokens,
-            forward_s=result.forward_s,
-            executed_s=executed_s,
-            ended_s=time.monotonic(),
-        )
+        """Schedule, execute, update. Returns the news of all requests, those that ended since the last step included. When
+        steps overlap, they are those of the step before."""
+        outputs = self._loop.step()
         return self._take_pending() + outputs
 
     # ------------------------------------------------------------ facts

@@ -50,6 +50,7 @@ class KVCacheManager:
         self.groups = list(groups)
         self.block_size = block_size
         self.prefix_caching = prefix_caching
+        self._has_windows = any(group.window is not None for group in groups)
         self.pools = [BlockPool(count) for count in num_blocks]
         self.pins = SessionPins(self.pools, kv_fraction=session_kv_fraction)
 
@@ -126,8 +127,10 @@ class KVCacheManager:
 
     def allocate(self, request: Request, num_tokens: int) -> list[list[int]] | None:
         """Room for the next `num_tokens` tokens: the blocks appended per group, or None if there are too few free blocks
-        even without what sessions keep."""
+        even without what sessions keep. An empty list: nothing was missing."""
         needed = num_blocks_for(request.num_computed_tokens + num_tokens, self.block_size)
+        if all(len(table) >= needed for table in request.block_tables):
+            return []
         missing = [max(0, needed - len(table)) for table in request.block_tables]
         if not self._free_up(missing):
             return None
@@ -138,9 +141,10 @@ class KVCacheManager:
             table.extend(blocks)
         return new_blocks
 
-    def advance(self, request: Request) -> None:
-        """After the computed tokens of `request` really are in the cache: publish full blocks, drop what a window left."""
-        num_full = request.num_computed_tokens // self.block_size
+    def advance(self, request: Request, num_computed_tokens: int) -> None:
+        """When the first `num_computed_tokens` of `request` really are in the cache: publish full blocks, drop what a window
+        left. Steps run in order, so that a block may be handed out, or hit, while a step that names it still runs."""
+        num_full = num_computed_tokens // self.block_size
         if self.prefix_caching and num_full > request.num_published_blocks:
             hashes = self._extend_hashes(request, num_full)
             for position in range(request.num_published_blocks, num_full):
@@ -148,9 +152,10 @@ class KVCacheManager:
                     if table[position] != PADDING_BLOCK:
                         pool.publish(table[position], hashes[position])
             request.num_published_blocks = num_full
-        for table, group, pool in zip(request.block_tables, self.groups, self.pools, strict=True):
-            if group.window is not None:
-                _release_before(table, self._first_needed(group, request.num_computed_tokens), pool)
+        if self._has_windows:
+            for table, group, pool in zip(request.block_tables, self.groups, self.pools, strict=True):
+                if group.window is not None:
+                    _release_before(table, self._first_needed(group, num_computed_tokens), pool)
 
     def keep_for_session(self, request: Request) -> None:
         """It has ended: let its session keep what is published of it. Call before `free`."""
@@ -207,7 +212,7 @@ class KVCacheManager:
         ]
 
     def release_fork(self, child: Request) -> None:
-        """The copies have been executed: let go of the parent's block."""
+        """The copies are planned, and whoever gets the parent's block next writes to it in a later step: let go of it."""
         for block, pool in zip(child.fork_blocks, self.pools, strict=False):
             if block != PADDING_BLOCK:
                 pool.release(block)

@@ -25,7 +25,7 @@ from setproctitle import setproctitle
 
 from serving import logs
 from serving.config import ENGINE_SOCKET, RUN_CONFIG_FILE, ServerConfig, Stage
-from serving.engine.executor import RankDied
+from serving.engine.rank_group import RankDied
 from serving.errors import InvalidRequest, RequestError, ServingError, StartupError, to_wire
 from serving.ipc.lifeline import die_with_parent
 from serving.ipc.server import EngineHub, FrontClosed, FrontEvent, front_of

@@ -52,6 +52,7 @@ def child_seed(seed: int, index: int) -> int:
 @dataclass(slots=True, eq=False)
 class Request:
     """One sequence. `token_ids` holds prompt and output; `num_computed_tokens` of them have, or are being given, KV entries.
+    `num_pending_tokens` more are being sampled by steps whose results have not arrived.
 
     `block_tables[group]` are the blocks it holds a reference on (0 where a window has moved past). `block_hashes` is the
     hash chain of its full blocks, extended as they fill. `fork_blocks[group]` is a partial block of the parent, held until
@@ -73,6 +74,7 @@ class Request:
     status: RequestStatus = RequestStatus.WAITING
     row: int = -1
     num_computed_tokens: int = 0
+    num_pending_tokens: int = 0
     num_cached_tokens: int = 0
     num_published_blocks: int = 0
     block_tables: list[list[int]] = field(default_factory=list)
@@ -95,7 +97,11 @@ class Request:
 
     @property
     def num_uncomputed_tokens(self) -> int:
-        return len(self.token_ids) - self.num_computed_tokens
+        """What a step may compute next. A pending token is among it, unless it is the last that the limits allow."""
+        num_known, num_pending = len(self.token_ids), self.num_pending_tokens
+        if num_pending and num_known - self.num_prompt_tokens + num_pending >= self.max_output_tokens:
+            return num_known - self.num_computed_tokens
+        return num_known + num_pending - self.num_computed_tokens
 
     def append(self, token_id: int) -> None:
         """Add a sampled token and decide whether it ends the sequence: the length limit wins over a stop (tgi 4.1).

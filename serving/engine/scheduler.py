@@ -9,10 +9,10 @@ number. Requests that need one token always run; longer ones share the rest of t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from serving.batch import NewRow, ScheduledBatch, ScheduledRow, StepResult
+from serving.batch import BlockCopy, NewRow, ScheduledBatch, ScheduledRow, StepResult
 from serving.buckets import DURATION_S, BucketCounts
 from serving.engine.kv_cache import KVCacheManager
 from serving.engine.request import Request, RequestStatus
@@ -40,6 +40,8 @@ class Scheduler:
         self._free_rows = list(range(max_num_seqs - 1, -1, -1))
         self._released_rows: list[int] = []
         self._step = 0
+        self._in_flight: deque[dict[Request, int]] = deque()
+        """Per planned step whose result has not arrived: its requests, and the tokens each has in the cache after it."""
 
     # ------------------------------------------------------------ queue
 
@@ -86,69 +88,81 @@ class Scheduler:
 
     def schedule(self, now_s: float) -> ScheduledBatch | None:
         """Plan the next step, or None if nothing can run. The counters of the planned requests advance here, so that
-        the next plan may be made before this one has been executed."""
+        the next plan may be made before this one's result is known: every plan is executed, in order, and updated once."""
         counts: dict[Request, int] = {}
         new_rows: list[NewRow] = []
         new_blocks: dict[Request, list[list[int]]] = {}
         preemptions_before = self.num_preemptions
         for request, num_tokens in self._wishes().items():
             self._give(request, num_tokens, counts, new_blocks)
-        if self.num_preemptions == preemptions_before or not counts:
+        if self._waiting and (self.num_preemptions == preemptions_before or not counts):
             budget = self._prompt_budget(counts) - sum(count for count in counts.values() if count > 1)
             self._admit(budget, counts, new_rows, now_s)
         if not counts and self._running:
             # All wishes ended in preemption or went to claims that could not start: the oldest can always go on.
             oldest = self._running[0]
-            self._give(oldest, min(oldest.num_uncomputed_tokens, self._prompt_budget({})), counts, new_blocks)
+            num_tokens = min(oldest.num_uncomputed_tokens, self._prompt_budget({}))
+            if num_tokens:
+                self._give(oldest, num_tokens, counts, new_blocks)
         if not counts:
             return None
         self._step += 1
-        copies = [copy for request in counts if request.fork_blocks for copy in self.cache.copy_fork(request)]
+        copies = self._copy_forks(counts) if new_rows else []
         rows = [
             self._plan_row(request, count, new_blocks.get(request, [])) for request, count in counts.items()
         ]
-        batch = ScheduledBatch(
+        self._in_flight.append({request: request.num_computed_tokens for request in counts})
+        return ScheduledBatch(
             step=self._step,
             rows=rows,
             new_rows=new_rows,
             released_rows=self._take_released(),
             block_copies=copies,
         )
-        return batch
 
     def update(self, batch: ScheduledBatch, result: StepResult, now_s: float) -> list[SequenceOutput]:
-        """Take in what the step produced. Results of requests that ended meanwhile are dropped."""
-        by_row = {request.row: request for request in self._running}
+        """Take in what a step produced, in the order of the plans. Results of requests that ended, or were preempted, after
+        it was planned are dropped."""
+        plan = self._in_flight.popleft()
         self._cost.observe(batch.num_tokens, result.forward_s)
-        for row in batch.rows:
-            if (request := by_row.get(row.row)) is not None:
-                self.cache.release_fork(request)
-                self.cache.advance(request)
-                request.prompt_logprobs.extend(result.prompt_logprobs.get(row.row, ()))
-                tops = result.prompt_top_tokens.get(row.row, ())
-                request.prompt_top_tokens.extend(_top_tokens(ids, values) for ids, values in tops)
+        by_row = {}
+        for request, num_computed_tokens in plan.items():
+            by_row[request.row] = request
+            self.cache.advance(request, num_computed_tokens)
+        self._take_prompt_scores(by_row, result)
         outputs = [
             self._fail_grammar(by_row[row], reason, now_s)
             for row, reason in result.failed_rows.items()
             if row in by_row
         ]
         for sampled in result.sampled:
-            if (request := by_row.get(sampled.row)) is None:
+            request = by_row.get(sampled.row)
+            if request is None:
                 continue
+            request.num_pending_tokens -= 1
             request.append(sampled.token_id)
-            top = _top_tokens(sampled.top_ids, sampled.top_logprobs)
+            wants_top = request.params.top_n_tokens > 0
             outputs.append(
                 request.output(
                     token_ids=[sampled.token_id],
                     logprobs=[sampled.logprob],
-                    top_tokens=[top] if request.params.top_n_tokens else None,
+                    top_tokens=[_top_tokens(sampled.top_ids, sampled.top_logprobs)] if wants_top else None,
                     now_s=now_s,
                 )
             )
-            self._fork_children(request)
+            if request.children:
+                self._fork_children(request)
             if request.status.finished:
                 self._finish(request, request.status)
         return outputs
+
+    def _take_prompt_scores(self, by_row: dict[int, Request], result: StepResult) -> None:
+        for row, logprobs in result.prompt_logprobs.items():
+            if row in by_row:
+                by_row[row].prompt_logprobs.extend(logprobs)
+        for row, tops in result.prompt_top_tokens.items():
+            if row in by_row:
+                by_row[row].prompt_top_tokens.extend(_top_tokens(ids, values) for ids, values in tops)
 
     def check(self) -> None:
         """Invariants of queue, rows and blocks; called when idle and by tests after each step."""
@@ -162,10 +176,17 @@ class Scheduler:
     def _wishes(self) -> dict[Request, int]:
         """Tokens each running request should get: one for decodes, an even share of the budget for longer ones. The next
         requests in the queue have a claim too, so that a very long prompt does not keep short ones waiting."""
-        wishes = {request: 1 for request in self._running if request.num_uncomputed_tokens == 1}
-        claimants = [request for request in self._running if request.num_uncomputed_tokens > 1]
-        if claimants:
-            claimants += islice(self._waiting, min(len(self._free_rows), _MAX_WAITING_CLAIMS))
+        wishes: dict[Request, int] = {}
+        claimants: list[Request] = []
+        for request in self._running:
+            num_missing = request.num_uncomputed_tokens
+            if num_missing == 1:
+                wishes[request] = 1
+            elif num_missing:
+                claimants.append(request)
+        if not claimants:
+            return wishes
+        claimants += islice(self._waiting, min(len(self._free_rows), _MAX_WAITING_CLAIMS))
         budget = self._prompt_budget(wishes)
         for position, request in enumerate(sorted(claimants, key=lambda item: item.num_uncomputed_tokens)):
             share = max(1, budget // (len(claimants) - position)) if budget > 0 else 0
@@ -236,6 +257,7 @@ class Scheduler:
     def _plan_row(self, request: Request, num_tokens: int, new_blocks: list[list[int]]) -> ScheduledRow:
         samples = request.num_uncomputed_tokens == num_tokens
         request.num_computed_tokens += num_tokens
+        request.num_pending_tokens += samples
         return ScheduledRow(row=request.row, num_tokens=num_tokens, samples=samples, new_blocks=new_blocks)
 
     def _give(
@@ -260,6 +282,7 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         """Back to the head of the queue; everything it had computed is computed again, unless the prefix cache kept it."""
         self._running.remove(request)
+        self._forget_plans(request)
         self._release_row(request)
         self.cache.free(request)
         request.status = RequestStatus.WAITING
@@ -290,6 +313,7 @@ class Scheduler:
         request.children = []
         if request in self._running:
             self._running.remove(request)
+            self._forget_plans(request)
             self._release_row(request)
         elif request in self._waiting:
             self._waiting.remove(request)
@@ -305,6 +329,20 @@ class Scheduler:
         self._finish(request, RequestStatus.ERROR)
         cause = GenerationFailed(f"the grammar is too complex for this text: {reason}")
         return request.output(token_ids=[], logprobs=[], top_tokens=None, now_s=now_s, error=to_wire(cause))
+
+    def _forget_plans(self, request: Request) -> None:
+        """What steps in flight compute for it will be dropped."""
+        for plan in self._in_flight:
+            plan.pop(request, None)
+        request.num_pending_tokens = 0
+
+    def _copy_forks(self, requests: Iterable[Request]) -> list[BlockCopy]:
+        copies: list[BlockCopy] = []
+        for request in requests:
+            if request.fork_blocks:
+                copies += self.cache.copy_fork(request)
+                self.cache.release_fork(request)
+        return copies
 
     def _release_row(self, request: Request) -> None:
         self._free_rows.append(request.row)

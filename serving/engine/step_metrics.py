@@ -7,6 +7,7 @@ A step that computes prompt tokens counts as TGI's `prefill`, any other as `deco
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 
 from serving.batch import ScheduledBatch
@@ -50,31 +51,37 @@ class _MethodMetrics:
         )
 
 
+@dataclass(slots=True, frozen=True)
+class BegunStep:
+    method: _MethodMetrics
+    started_s: float
+
+
 class StepMetrics:
-    """Call `begin` when a step was planned and `end` when its outputs were made. Times are readings of one clock."""
+    """Call `begin` when a step was planned and `end` when its outputs were made; a second step may begin in between. Times
+    are readings of one clock."""
 
     def __init__(self) -> None:
         self._methods = {PREFILL: _MethodMetrics(), DECODE: _MethodMetrics()}
-        self._method = self._methods[DECODE]
         self._next_size = BucketCounts(BATCH_SIZE)
         self._join_s = BucketCounts(DURATION_S)
         self._extra_tokens = BucketCounts(TOKENS_PER_STEP)
-        self._started_s = 0.0
 
-    def begin(self, batch: ScheduledBatch, started_s: float, planned_s: float) -> None:
+    def begin(self, batch: ScheduledBatch, started_s: float, planned_s: float) -> BegunStep:
         """`started_s` is when planning began. A step whose execution fails has no `end`."""
         num_rows, num_new = len(batch.rows), len(batch.new_rows)
         computes_prompt = num_new > 0 or sum(map(_num_tokens, batch.rows)) > num_rows
-        self._method = self._methods[PREFILL if computes_prompt else DECODE]
-        self._method.num_started += 1
-        self._started_s = started_s
+        method = self._methods[PREFILL if computes_prompt else DECODE]
+        method.num_started += 1
         if num_new:
             self._next_size.observe(num_new)
             if num_new < num_rows:
                 self._join_s.observe(planned_s - started_s)
+        return BegunStep(method, started_s)
 
     def end(
         self,
+        begun: BegunStep,
         outputs: Sequence[SequenceOutput],
         *,
         num_tokens: int,
@@ -84,9 +91,9 @@ class StepMetrics:
     ) -> None:
         """`outputs` hold `num_tokens` in all. `executed_s` is when the result arrived, `ended_s` when it had been taken
         in."""
-        method = self._method
+        method = begun.method
         method.num_done += 1
-        method.step_s.observe(ended_s - self._started_s)
+        method.step_s.observe(ended_s - begun.started_s)
         method.forward_s.observe(forward_s)
         method.update_s.observe(ended_s - executed_s)
         if num_tokens == len(outputs):

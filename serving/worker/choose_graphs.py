@@ -31,9 +31,23 @@ def _choose(config: EngineConfig, device: Device) -> tuple[GraphBackend | None, 
     if config.deterministic:
         return None, "deterministic runs use fixed tiles in torch"
     if device.is_host:
-        return None, "not on this device"
+        return _choose_on_host(config)
     if device.default_attention_backend == "sdpa":
         return None, "torch's own attention reads lengths on the host"
     from serving.platform.cuda_graphs import CudaGraphBackend
 
     return CudaGraphBackend(config.max_num_seqs), "one launch per decode step"
+
+
+def _choose_on_host(config: EngineConfig) -> tuple[GraphBackend | None, str]:
+    if config.num_ranks > 1:
+        return None, "sums over ranks are no kernel calls"
+    if config.dtype != "float32":
+        return None, "only float32 has compiled kernels"
+    from serving.kernels.cpu.native import library
+    from serving.kernels.cpu.native.program import NativeGraphs
+
+    loaded = library.load()
+    if loaded is None:
+        return None, "there are no compiled kernels here"
+    return NativeGraphs(loaded), "the kernel calls of a decode step are written down once"

@@ -87,10 +87,11 @@ class EngineChannel:
 
 
 def serve(channel: EngineChannel, worker: Worker, rank: int) -> None:
-    """Obey until `Shutdown`. Steps are not answered: their collectives keep the ranks together."""
+    """Obey until `Shutdown`. Steps are neither answered nor collected: their collectives keep the ranks together, and what
+    was sampled matters to rank 0 alone."""
     while not isinstance(command := channel.receive(), Shutdown):
         if isinstance(command, ExecuteBatch):
-            worker.execute(command.batch)
+            worker.launch(command.batch)
             continue
         if isinstance(command, InitializeCache):
             worker.initialize_cache(command.num_blocks)

@@ -114,9 +114,6 @@ class Worker:
         """The result of a launched step; None on ranks > 0."""
         return self._ready.collect(step)
 
-    def execute(self, batch: ScheduledBatch) -> StepResult | None:
-        return self.collect(self.launch(batch))
-
     def close(self) -> None:
         """Let go of model and cache, so that the device's memory can be used again."""
         if self._runner is not None:

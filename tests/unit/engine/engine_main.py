@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from serving.config import Stage
 from serving.engine.block_pool import BlockPool
-from serving.engine.executor import RankGroup
 from serving.engine.process import BootOptions, main
+from serving.engine.rank_group import RankGroup
 from serving.engine.session_pins import SessionPins
 from serving.engine.sessions import SessionTable
 from serving.errors import InvalidRequest, ModelError, RequestError, WireError

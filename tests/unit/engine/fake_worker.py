@@ -46,7 +46,7 @@ class FakeWorker:
     def initialize_cache(self, num_blocks: list[int]) -> None:
         self._note(f"cache {num_blocks}")
 
-    def execute(self, batch: ScheduledBatch) -> StepResult | None:
+    def launch(self, batch: ScheduledBatch) -> StepResult | None:
         if self._script == "step-fails" and self._rank > 0:
             raise RuntimeError("out of memory")
         if self._script == "hangs" and self._rank == 0:
@@ -57,6 +57,9 @@ class FakeWorker:
         if self._rank > 0:
             return None
         return StepResult(step=batch.step, sampled=[SampledToken(row=0, token_id=7, logprob=-1.0)])
+
+    def collect(self, step: StepResult | None) -> StepResult | None:
+        return step
 
     def close(self) -> None:
         self._note("close")

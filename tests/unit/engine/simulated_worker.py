@@ -12,6 +12,8 @@ from serving.config import KVGroupConfig
 from serving.engine.kv_cache import KVCacheManager
 from serving.engine.request import Request
 from serving.engine.scheduler import Scheduler
+from serving.engine.step_loops import OneByOne, Overlapped, Steps
+from serving.engine.step_metrics import StepMetrics
 from serving.messages import SequenceOutput
 from serving.sampling_params import SamplingParams
 
@@ -113,6 +115,7 @@ class Simulation:
         max_num_seqs: int = 8,
         prefix_caching: bool = True,
         session_kv_fraction: float = 0.0,
+        overlapped: bool = False,
     ) -> None:
         groups = [KVGroupConfig(name=f"group{i}", window=window) for i, window in enumerate(windows)]
         self.cache = KVCacheManager(
@@ -130,6 +133,16 @@ class Simulation:
         self.outputs: dict[tuple[str, int], list[int]] = {}
         self.terminal: dict[tuple[str, int], str] = {}
         self.batches: list[ScheduledBatch] = []
+        steps = Steps(self.scheduler, self, metrics=StepMetrics(), account=len)  # type: ignore[arg-type]
+        self._loop = Overlapped(steps) if overlapped else OneByOne(steps)
+
+    def launch(self, batch: ScheduledBatch) -> StepResult:
+        """The executor's verbs: what the worker writes now, the scheduler hears of when it collects."""
+        self.batches.append(batch)
+        return self.worker.execute(batch)
+
+    def collect(self, step: StepResult) -> StepResult:
+        return step
 
     def add(
         self,
@@ -165,14 +178,12 @@ class Simulation:
         return sequences
 
     def step(self) -> bool:
-        batch = self.scheduler.schedule(0.0)
-        if batch is None:
-            return False
-        self.batches.append(batch)
-        for output in self.scheduler.update(batch, self.worker.execute(batch), 0.0):
+        """False when nothing was planned and nothing is left to hear of."""
+        num_planned, was_running = len(self.batches), self._loop.is_running
+        for output in self._loop.step():
             self._take(output)
         self.scheduler.check()
-        return True
+        return len(self.batches) > num_planned or was_running
 
     def run(self, limit: int = 5000) -> None:
         for _ in range(limit):

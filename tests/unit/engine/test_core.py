@@ -30,8 +30,11 @@ class SimulatedExecutor:
     def __init__(self) -> None:
         self.worker = SimulatedWorker(GROUPS, 4)
 
-    def execute(self, batch: ScheduledBatch) -> StepResult:
+    def launch(self, batch: ScheduledBatch) -> StepResult:
         return self.worker.execute(batch)
+
+    def collect(self, step: StepResult) -> StepResult:
+        return step
 
     def close(self) -> None:
         """It holds nothing."""
@@ -161,6 +164,44 @@ def test_every_sequence_ends_once_and_the_books_balance() -> None:
     stats = core.stats()
     assert stats.num_sequences == stats.num_finished + stats.num_aborted + stats.num_failed == 4
     assert stats.num_free_blocks == stats.num_blocks
+
+
+def test_overlapped_steps_end_every_sequence_once() -> None:
+    one_by_one, overlapped = _core(), _core(async_scheduling=True)
+    ended = []
+    for core in (one_by_one, overlapped):
+        _add(core, "a-1", max_new_tokens=5, n=2)
+        _add(core, "a-2", prompt=[20] * 12, max_new_tokens=9)
+        _add(core, "b-1", prompt=[30] * 8, max_new_tokens=20)
+        outputs = {key: (_tokens(news), news[-1].finish_reason) for key, news in _run(core).items()}
+        ended.append(outputs)
+        stats = core.stats()
+        assert stats.num_sequences == stats.num_finished == 4
+        assert stats.num_free_blocks == stats.num_blocks and not core.has_work()
+    assert ended[0] == ended[1]
+
+
+def test_what_ends_while_a_step_runs_is_told_once() -> None:
+    core = _core(async_scheduling=True)
+    _add(core, "a-1", max_new_tokens=12)
+    _add(core, "a-2", prompt=[20] * 12, max_new_tokens=12)
+    _add(core, "a-3", prompt=[4] * 20, max_new_tokens=12)
+    core.step()
+    core.step()
+    core.abort("a-1")
+    first = core.step()
+    assert [o.request_id for o in first if o.finish_reason == "abort"] == ["a-1"]
+    failed = core.fail_all("the server is stopping")
+    assert {o.request_id for o in failed} == {"a-2", "a-3"}
+    assert core.has_work(), "a step still runs"
+    assert core.step() == [] and not core.has_work()
+    core.check()
+    stats = core.stats()
+    assert stats.num_free_blocks == stats.num_blocks
+
+
+def _tokens(news: list[SequenceOutput]) -> list[int]:
+    return [token for output in news for token in output.token_ids]
 
 
 def test_an_abort_of_one_sequence_leaves_its_siblings() -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from serving.batch import ScheduledBatch, ScheduledRow
 from serving.config import EngineConfig
-from serving.engine.executor import InlineExecutor, RankDied, RankedExecutor
+from serving.engine.executor import InlineExecutor, RankedExecutor
+from serving.engine.rank_group import RankDied
 from serving.errors import ModelError
 from tests.unit.engine.fake_worker import FakeWorker
 
@@ -106,7 +107,7 @@ def test_inline(tmp_path: Path) -> None:
     assert executor.warm_up(512) == 0.25
     assert executor.free_bytes() == 1000
     executor.initialize_cache([8])
-    assert executor.execute(BATCH).sampled[0].token_id == 7
+    assert executor.collect(executor.launch(BATCH)).sampled[0].token_id == 7
     executor.close()
     assert progress == [(1, 1)]
     lines = (tmp_path / "notes.rank0").read_text().splitlines()
@@ -120,7 +121,7 @@ def test_every_rank_does_everything_in_order(tmp_path: Path, executors: list[Ran
     assert executor.warm_up(512) == 0.25
     assert executor.free_bytes() == 800, "the least of the three ranks"
     executor.initialize_cache([8, 4])
-    assert executor.execute(BATCH).step == 3
+    assert executor.collect(executor.launch(BATCH)).step == 3
     assert executor.warm_up(1) == 0.25  # answered after the step before it
     expected = ["load", "warm_up 512", "cache [8, 4]", "step 3", "warm_up 1"]
     all_notes = [notes(tmp_path, rank) for rank in range(3)]
@@ -153,7 +154,7 @@ def test_killed_rank_is_reported_within_half_a_second(
     assert deaths.time_s - started_s < 0.5
     assert deaths.reasons == ["rank 2 was ended by SIGKILL"]
     with pytest.raises(RankDied, match="rank 2 was ended by SIGKILL"):
-        executor.execute(BATCH)
+        executor.collect(executor.launch(BATCH))
     with pytest.raises(RankDied, match="rank 2 was ended by SIGKILL"):
         executor.warm_up(1)
 
@@ -164,7 +165,7 @@ def test_rank_killed_with_unread_commands(tmp_path: Path, executors: list[Ranked
     executor.load()
     (pid,) = executor.rank_pids
     os.kill(pid, signal.SIGSTOP)
-    executor.execute(BATCH)
+    executor.collect(executor.launch(BATCH))
     os.kill(pid, signal.SIGKILL)
     wait_for_death(deaths)
     assert deaths.reasons == ["rank 1 was ended by SIGKILL"]
@@ -176,17 +177,17 @@ def test_broken_collective_is_blamed_on_the_dead_rank(
     executor = start(executors, tmp_path, "breaks")
     executor.load()
     with pytest.raises(RuntimeError, match="Connection closed by peer"):
-        executor.execute(BATCH)  # the rank lives: the error is what it says
+        executor.collect(executor.launch(BATCH))  # the rank lives: the error is what it says
     os.kill(executor.rank_pids[0], signal.SIGKILL)
     with pytest.raises(RankDied, match="rank 1 was ended by SIGKILL"):
-        executor.execute(BATCH)
+        executor.collect(executor.launch(BATCH))
 
 
 def test_failing_step_of_a_rank_tells_why(tmp_path: Path, executors: list[RankedExecutor]) -> None:
     deaths = Deaths()
     executor = start(executors, tmp_path, "step-fails", on_rank_death=deaths)
     executor.load()
-    executor.execute(BATCH)
+    executor.collect(executor.launch(BATCH))
     wait_for_death(deaths)
     assert deaths.reasons == ["rank 1 failed: RuntimeError: out of memory"]
     (rank,) = executor._ranks._ranks.values()
@@ -248,7 +249,7 @@ executor = RankedExecutor(
 )
 executor.load()
 print(*executor.rank_pids, flush=True)
-executor.execute(BATCH)
+executor.collect(executor.launch(BATCH))
 threading.Event().wait()
 """
 

@@ -16,10 +16,19 @@ def _prompt(length: int, seed: int = 0) -> list[int]:
     return [token for token in random.Random(seed).choices(range(8, 50), k=length)]
 
 
+@pytest.fixture(params=[False, True], ids=["one by one", "overlapped"])
+def overlapped(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 @pytest.mark.parametrize("max_step_tokens", [1, 7, 64, 1000])
 @pytest.mark.parametrize("prefix_caching", [True, False])
-def test_chunk_size_and_cache_do_not_change_output(max_step_tokens: int, prefix_caching: bool) -> None:
-    simulation = Simulation(num_blocks=200, max_step_tokens=max_step_tokens, prefix_caching=prefix_caching)
+def test_chunk_size_and_cache_do_not_change_output(
+    max_step_tokens: int, prefix_caching: bool, overlapped: bool
+) -> None:
+    simulation = Simulation(
+        num_blocks=200, max_step_tokens=max_step_tokens, prefix_caching=prefix_caching, overlapped=overlapped
+    )
     prompts = {f"r{i}": _prompt(5 + 9 * i, seed=i % 3) for i in range(6)}
     for name, prompt in prompts.items():
         simulation.add(name, prompt, max_output=12)
@@ -28,8 +37,8 @@ def test_chunk_size_and_cache_do_not_change_output(max_step_tokens: int, prefix_
         assert simulation.outputs[name, 0] == reference(prompt, max_output=12, seed=0)
 
 
-def test_preemption_recomputes_and_everybody_ends() -> None:
-    simulation = Simulation(num_blocks=14, max_step_tokens=64)
+def test_preemption_recomputes_and_everybody_ends(overlapped: bool) -> None:
+    simulation = Simulation(num_blocks=14, max_step_tokens=64, overlapped=overlapped)
     prompts = {f"r{i}": _prompt(6 + i, seed=10 + i) for i in range(6)}
     for name, prompt in prompts.items():
         simulation.add(name, prompt, max_output=25)
@@ -64,9 +73,11 @@ def test_different_roots_share_nothing() -> None:
 @pytest.mark.parametrize("prefix_caching", [True, False])
 @pytest.mark.parametrize("windows", [(None,), (6,), (None, 6)])
 def test_group_forks_share_the_prompt(
-    prompt_length: int, prefix_caching: bool, windows: tuple[int | None, ...]
+    prompt_length: int, prefix_caching: bool, windows: tuple[int | None, ...], overlapped: bool
 ) -> None:
-    simulation = Simulation(num_blocks=100, windows=windows, prefix_caching=prefix_caching)
+    simulation = Simulation(
+        num_blocks=100, windows=windows, prefix_caching=prefix_caching, overlapped=overlapped
+    )
     prompt = _prompt(prompt_length, seed=5)
     simulation.add("group", prompt, n=4, max_output=10, seed=100)
     simulation.run()
@@ -74,7 +85,7 @@ def test_group_forks_share_the_prompt(
         assert simulation.outputs["group", index] == reference(prompt, max_output=10, seed=100 + index)
     computed = sum(batch.num_tokens for batch in simulation.batches)
     outputs = sum(len(tokens) for tokens in simulation.outputs.values())
-    if windows == (None,):
+    if windows == (None,) and not overlapped:
         assert computed == prompt_length + 3 + outputs - 4, "the prompt was computed more than once"
 
 
@@ -109,6 +120,45 @@ def test_abort_frees_at_once() -> None:
     assert not simulation.step()
 
 
+def test_overlap_wastes_one_row_per_sequence_that_ends_by_itself() -> None:
+    simulation = Simulation(num_blocks=100, overlapped=True)
+    prompts = [_prompt(5, seed=seed) for seed in range(20)]
+    for index, prompt in enumerate(prompts):
+        simulation.add(str(index), prompt, max_output=12)
+    simulation.run()
+    tokens = {name: ids for (name, _), ids in simulation.outputs.items()}
+    assert tokens == {str(i): reference(prompt, max_output=12, seed=0) for i, prompt in enumerate(prompts)}
+    sampled = sum(row.samples for batch in simulation.batches for row in batch.rows)
+    early = sum(ids[-1] == EOS and len(ids) < 12 for ids in tokens.values())
+    assert early > 0
+    assert sampled == sum(map(len, tokens.values())) + early
+
+
+def test_a_step_is_planned_while_another_runs() -> None:
+    simulation = Simulation(num_blocks=100, overlapped=True)
+    (request,) = simulation.add("r", _prompt(5), max_output=30)
+    assert simulation.step() and not simulation.outputs, "launched, not read"
+    assert simulation.step() and len(simulation.batches) == 2
+    assert len(simulation.outputs["r", 0]) == 1 and request.num_pending_tokens == 1
+
+
+def test_what_an_aborted_or_preempted_sequence_has_in_flight_is_dropped() -> None:
+    simulation = Simulation(num_blocks=100, overlapped=True)
+    (gone,) = simulation.add("gone", _prompt(5), max_output=30)
+    (stays,) = simulation.add("stays", _prompt(6), max_output=10)
+    simulation.step()
+    simulation.step()
+    simulation.scheduler.abort(gone)
+    simulation.scheduler.check()
+    (late,) = simulation.add("late", _prompt(7), max_output=10)  # gets the row of the one that is gone
+    row = stays.row
+    simulation.run()
+    assert len(simulation.outputs["gone", 0]) == 1 and ("gone", 0) not in simulation.terminal
+    assert late.status.finished and stays.status.finished and row >= 0
+    for name, length in (("stays", 6), ("late", 7)):
+        assert simulation.outputs[name, 0] == reference(_prompt(length), max_output=10, seed=0)
+
+
 def test_check_sees_a_leak() -> None:
     simulation = Simulation(num_blocks=30)
     simulation.add("request", _prompt(20), max_output=50)
@@ -127,6 +177,7 @@ def _scenario(draw: st.DrawFn) -> dict[str, object]:
         "max_step_tokens": draw(st.sampled_from([1, 3, 8, 50])),
         "max_num_seqs": draw(st.integers(1, 6)),
         "prefix_caching": draw(st.booleans()),
+        "overlapped": draw(st.booleans()),
     }
 
 

@@ -84,9 +84,10 @@ def test_too_many_sessions_are_told_when_to_come_back() -> None:
 # ---------------------------------------------------------------- pins
 
 
+@pytest.mark.parametrize("overlapped", [False, True])
 @pytest.mark.parametrize("windows", [(None,), (6,), (None, 6)])
-def test_the_next_turn_hits_whatever_came_between(windows: tuple[int | None, ...]) -> None:
-    simulation = Simulation(num_blocks=40, windows=windows, session_kv_fraction=0.5)
+def test_the_next_turn_hits_whatever_came_between(windows: tuple[int | None, ...], overlapped: bool) -> None:
+    simulation = Simulation(num_blocks=40, windows=windows, session_kv_fraction=0.5, overlapped=overlapped)
     simulation.pins.open("s")
     history = _turn(simulation, "one", _prompt(21), "s", max_output=9)
     plain = _turn(simulation, "other", _prompt(21, seed=1), "", max_output=9)

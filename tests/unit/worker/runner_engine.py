@@ -24,6 +24,7 @@ from serving.messages import AddRequest
 from serving.models.registry import load_model
 from serving.platform.cpu import CpuDevice
 from serving.sampling_params import SamplingParams
+from serving.worker.launched_step import LaunchedStep
 from serving.worker.model_runner import ModelRunner
 
 BLOCK_SIZE = 4
@@ -87,8 +88,11 @@ class RunnerExecutor:
         self.runner = runner
         self.vocab_size = vocab_size
 
-    def execute(self, batch: ScheduledBatch) -> StepResult:
-        result = self.runner.collect(self.runner.launch(batch))
+    def launch(self, batch: ScheduledBatch) -> LaunchedStep:
+        return self.runner.launch(batch)
+
+    def collect(self, step: LaunchedStep) -> StepResult:
+        result = self.runner.collect(step)
         assert result is not None
         return result
 
