@@ -1,0 +1,52 @@
+"""The sampler's kernels on the GPU against the torch sampler on the CPU, at the vocabularies that models have."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from serving.kernels.triton.sampler_launch import DeviceSampler, Steps
+from serving.sampling.device_params import DeviceParams
+from serving.sampling_params import SamplingParams
+from tests.gpu.sampler_cases import Case, run, worst_score
+
+pytestmark = pytest.mark.gpu
+
+CASES = [
+    Case(vocab, rows, seed=seed, ties=seed % 2 == 1, spread=spread)
+    for seed, (vocab, rows, spread) in enumerate(
+        [(2048, 64, 3.0), (8192, 64, 1.0), (32_000, 64, 3.0), (128_256, 33, 3.0), (151_936, 16, 12.0), (262_144, 8, 3.0)]
+    )
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [*CASES, Case(128_256, 64, greedy=True)], ids=str)
+def test_choices_are_those_of_the_torch_sampler(case: Case) -> None:
+    assert run(case, "cuda") == []
+
+
+@pytest.mark.parametrize("vocab", [2048, 128_256, 262_144])
+def test_scores(vocab: int) -> None:
+    assert worst_score(vocab, "cuda") < 3e-6
+
+
+def test_a_captured_launch_follows_its_tensors() -> None:
+    device = torch.device("cuda")
+    rows, vocab = 4, 32_000
+    sampler = DeviceSampler(max_rows=rows, vocab_size=vocab, device=device)
+    params = DeviceParams(rows, device)
+    for place in range(rows):
+        params.write(place, SamplingParams(temperature=0.9, top_k=40, top_p=0.9), seed=place)
+    table = params.send([0] * rows)
+    logits = torch.randn(rows, vocab, device=device)
+    steps = Steps(draws=True, top_k=True, top_p=True)
+    sampler.launch(logits, table, steps)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = sampler.launch(logits, table, steps)
+    for position in range(3):
+        logits.copy_(torch.randn(rows, vocab, device=device))
+        params.send([position] * rows)
+        graph.replay()
+        replayed = captured.ids.clone()
+        assert torch.equal(sampler.launch(logits, table, steps).ids, replayed)
