@@ -22,20 +22,23 @@ from serving.messages import (
     SequenceOutput,
 )
 from serving.text.tokenizer import Tokenizer
+from serving.vocabulary import Vocabulary
 
 _NUM_SEQS = 4096
 _FLUSH_S = 1.0
 
 
 class StandIn:
-    """Every request runs at once and repeats its prompt's tokens until `max_new_tokens`.
+    """Every request runs at once and repeats its prompt's tokens, special ones left out, until `max_new_tokens`.
 
     A token's log-probability is the reading of `time.monotonic` before its step was sent, negative: every process of a
     machine has the same clock, so a client can tell how long a token took.
     """
 
-    def __init__(self, hub: EngineHub) -> None:
+    def __init__(self, hub: EngineHub, vocabulary: Vocabulary) -> None:
         self._hub = hub
+        self._special_ids = vocabulary.special_ids
+        self._token_ids: dict[str, list[int]] = {}
         self._requests: dict[str, AddRequest] = {}
         self._counts: dict[str, int] = {}
         self._num_steps = 0
@@ -59,6 +62,9 @@ class StandIn:
     def _take(self, front_id: str, message: object) -> None:
         if isinstance(message, AddRequest):
             self._requests[message.request_id] = message
+            self._token_ids[message.request_id] = [
+                token_id for token_id in message.prompt_token_ids if token_id not in self._special_ids
+            ] or message.prompt_token_ids
             self._counts[message.request_id] = 0
             self._num_sequences += 1
             self._hub.send(front_id, RequestAccepted(request_id=message.request_id))
@@ -96,7 +102,7 @@ class StandIn:
         for request_id, request in list(self._requests.items()):
             count = self._counts[request_id] = self._counts[request_id] + 1
             last = count >= (request.params.max_new_tokens or 1)
-            prompt = request.prompt_token_ids
+            prompt = self._token_ids[request_id]
             output = SequenceOutput(
                 request_id=request_id,
                 token_ids=[prompt[count % len(prompt)]],
@@ -114,6 +120,7 @@ class StandIn:
     def _forget(self, request_id: str) -> None:
         self._requests.pop(request_id, None)
         self._counts.pop(request_id, None)
+        self._token_ids.pop(request_id, None)
 
 
 def main() -> None:
@@ -143,7 +150,7 @@ def main() -> None:
             stall_limit_s=20.0,
         ),
     )
-    StandIn(hub).run(options.tokens_per_s)
+    StandIn(hub, vocabulary).run(options.tokens_per_s)
 
 
 if __name__ == "__main__":

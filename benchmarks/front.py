@@ -154,6 +154,8 @@ def measure_streams(
             num_streams=options.streams,
             num_events=num_tokens,
             skipped=_SKIPPED_EVENTS,
+            # All at once, streams at a pace would be catching up for as long as they are looked at.
+            opening_s=options.seconds / 4 if tokens_per_s else 0.0,
         )
         window = client.run(one.cpu_s)
     pace = f"{tokens_per_s:g} tokens/s each" if tokens_per_s else "as fast as they go"
@@ -265,7 +267,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--streams", type=int, default=256)
     parser.add_argument("--tokens-per-s", type=float, default=40.0, help="per stream, of the paced run")
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of a paced run")
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of a paced run")
     parser.add_argument("--burst-tokens", type=int, default=600, help="per stream, of the run without pause")
     parser.add_argument("--workers", type=int, default=1, help="gunicorn workers")
     parser.add_argument(

@@ -46,48 +46,65 @@ class _Stream:
 
 
 class StreamsClient:
-    """Opens `num_streams` at once and reads them to their ends.
+    """Opens `num_streams` over `opening_s` and reads them to their ends.
 
     The window begins when each has `skipped` events, and ends with the first that has all but `skipped`.
     """
 
-    def __init__(self, port: int, request: bytes, *, num_streams: int, num_events: int, skipped: int) -> None:
+    def __init__(
+        self,
+        port: int,
+        request: bytes,
+        *,
+        num_streams: int,
+        num_events: int,
+        skipped: int,
+        opening_s: float = 0.0,
+    ) -> None:
         self._port = port
         self._request = request
         self._num_streams = num_streams
         self._num_events = num_events
         self._skipped = skipped
+        self._opening_s = opening_s
         self._selector = selectors.DefaultSelector()
         self._behind = num_streams
         self._window = Window()
         self._began_s = 0.0
         self._measures = False
-        self.first_event_s: list[float] = []
 
     def run(self, cpu_s: Callable[[], float]) -> Window:
         """Raises `RuntimeError` when a stream did not end as it should."""
-        for _ in range(self._num_streams):
-            sock = socket.create_connection(("127.0.0.1", self._port))
-            sock.sendall(self._request)
-            sock.setblocking(False)
-            self._selector.register(sock, selectors.EVENT_READ, _Stream(sock))
-        sent_s = time.monotonic()
-        num_open = self._num_streams
-        while num_open:
-            if time.monotonic() - sent_s > _LIMIT_S:
-                raise RuntimeError(f"{num_open} streams had not ended after {_LIMIT_S:g} s")
-            for key, _ in self._selector.select(1.0):
-                num_open -= self._read(key.data, cpu_s, sent_s)
+        began_s = time.monotonic()
+        num_opened = num_ended = 0
+        while num_ended < self._num_streams:
+            passed_s = time.monotonic() - began_s
+            if passed_s > _LIMIT_S:
+                raise RuntimeError(
+                    f"{self._num_streams - num_ended} streams had not ended after {_LIMIT_S:g} s"
+                )
+            due = self._num_streams
+            if passed_s < self._opening_s:
+                due = 1 + int(self._num_streams * passed_s / self._opening_s)
+            for _ in range(num_opened, due):
+                self._open()
+            num_opened = due
+            for key, _ in self._selector.select(0.001 if due < self._num_streams else 1.0):
+                num_ended += self._read(key.data, cpu_s)
         self._selector.close()
         return self._window
 
-    def _read(self, stream: _Stream, cpu_s: Callable[[], float], sent_s: float) -> bool:
+    def _open(self) -> None:
+        sock = socket.create_connection(("127.0.0.1", self._port))
+        sock.sendall(self._request)
+        sock.setblocking(False)
+        self._selector.register(sock, selectors.EVENT_READ, _Stream(sock))
+
+    def _read(self, stream: _Stream, cpu_s: Callable[[], float]) -> bool:
         """True when the stream has ended."""
         data = stream.sock.recv(_READ_BYTES)
         now_s = time.monotonic()
         new = data.count(b"data: {")
-        if new and not stream.num_events:
-            self.first_event_s.append(now_s - sent_s)
         before, stream.num_events = stream.num_events, stream.num_events + new
         if before < self._skipped <= stream.num_events:
             self._behind -= 1

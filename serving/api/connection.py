@@ -119,6 +119,8 @@ class ClientConnection:
             self._discard_input(self._socket)
         if cooperative():
             self._socket.settimeout(None)
+            # A client whose next request is there already would keep everybody else waiting.
+            gevent.sleep(0)
 
     def _discard_input(self, sock: socket.socket) -> None:
         if not cooperative():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -202,6 +203,21 @@ def test_bytes_sent_ahead_are_not_a_disconnect(server: Server) -> None:
         while b'"index":20' not in received:
             received += sock.recv(4096)
         assert received.count(b"HTTP/1.1 200 OK") == 2
+
+
+def test_requests_sent_ahead_keep_nobody_waiting(server: Server) -> None:
+    num_ahead, line = 1500, b"GET /ping HTTP/1.1\r\nhost: x\r\n\r\n"
+    with server.connect() as hasty, server.connect() as other:
+        hasty.sendall(line * num_ahead)
+        assert hasty.recv(12) == b"HTTP/1.1 200"
+        other.sendall(line)
+        assert other.recv(12) == b"HTTP/1.1 200"
+        hasty.setblocking(False)
+        answers = b""
+        with contextlib.suppress(BlockingIOError):
+            while data := hasty.recv(1_000_000):
+                answers += data
+        assert answers.count(b"HTTP/1.1 200") < num_ahead - 1
 
 
 def test_a_refusal_keeps_the_connection(server: Server) -> None:

@@ -223,3 +223,42 @@ def test_before_the_end_there_is_no_reason() -> None:
     tokens = sequence.push(SequenceOutput(request_id="r", token_ids=[0], logprobs=[-1.0]))
     assert answer.take(tokens, final=False).content == "a"
     assert answer.finish_reason is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_short_way_and_the_long_one_may_alternate(seed: int) -> None:
+    """Plain tokens one way or the other: the same text, the same state at the end."""
+    rng = random.Random(seed)
+    pieces: list[str | bytes] = ["a", "é家", b"\xf0\x9f", b"\x98\x80", "", " b\n", b"\xff"]
+    vocabulary = of_pieces(*pieces, special=["</s>"], eos=[len(pieces)])
+    ids = [rng.randrange(len(pieces) + 1) for _ in range(30)]
+    shown = []
+    for short in (0.0, 0.5, 1.0):
+        sequence = SequenceText(vocabulary, SamplingParams())
+        answer = AnswerText(sequence)
+        text = ""
+        for i, token_id in enumerate(ids):
+            last = i == len(ids) - 1
+            passed = None
+            if not last and rng.random() < short and answer.passes:
+                passed = sequence.push_one(token_id)
+            if passed is not None:
+                answer.pass_on(passed)
+                text += passed
+                continue
+            output = SequenceOutput(
+                request_id="r",
+                token_ids=[token_id],
+                logprobs=[-1.0],
+                finish_reason="length" if last else None,
+            )
+            text += answer.take(sequence.push(output), final=last).content
+        shown.append((text, sequence.text, sequence.num_tokens, sequence.num_chars, answer.finish_reason))
+    assert shown[0] == shown[1] == shown[2]
+
+
+def test_nothing_passes_where_text_may_be_held_back_or_read() -> None:
+    vocabulary = of_pieces("a")
+    assert AnswerText(SequenceText(vocabulary, SamplingParams())).passes
+    assert not AnswerText(SequenceText(vocabulary, SamplingParams(stop=("b",)))).passes
+    assert not AnswerText(SequenceText(vocabulary, SamplingParams()), Recorder()).passes
