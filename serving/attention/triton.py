@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from serving.contracts import AttentionMetadata, KVLayerCache
 from serving.kernels.triton.kv_write import reshape_and_cache
-from serving.kernels.triton.paged_attention import packed_attention, paged_attention
-
-_ANY_QUERY_LEN = 1 << 30
+from serving.kernels.triton.paged_attention import Launch, new_counters, packed_attention, paged_attention
 
 
 class TritonAttention:
@@ -18,6 +17,7 @@ class TritonAttention:
 
     def __init__(self, *, deterministic: bool = False) -> None:
         self._deterministic = deterministic
+        self._counters: dict[torch.device, Tensor] = {}
 
     def forward(
         self,
@@ -48,7 +48,17 @@ class TritonAttention:
             block_tables=metadata.block_tables,
             seq_lens=metadata.seq_lens,
             query_start=metadata.query_start,
-            max_query_len=_ANY_QUERY_LEN if self._deterministic else metadata.max_query_len,
+            max_query_len=metadata.max_query_len,
             scale=scale,
             window=window,
+            launch=self._launch(metadata, query.device),
+        )
+
+    def _launch(self, metadata: AttentionMetadata, device: torch.device) -> Launch:
+        if device not in self._counters:
+            self._counters[device] = new_counters(device)
+        return Launch(
+            counters=self._counters[device],
+            has_short_rows=min(metadata.query_lens_list) <= 1,
+            deterministic=self._deterministic,
         )

@@ -1,60 +1,66 @@
-# Kernel bodies are Triton's language, not Python's.
-# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
-"""Paged causal attention in Triton: one kernel for prefill chunks and decode in the same launch.
+"""Paged causal attention in Triton: one family of kernels for prompts, chunks of prompts, decode and any mix of them.
 
-Owns tile shapes and memory access; knows nothing of layers, requests or how blocks are handed out. Nothing
-here reads device memory from the host, so a launch can be captured in a graph. The calling thread's current
-CUDA device must be the one that holds the tensors.
-
-Work is cut into query tiles. A tile holds `tile_queries` consecutive queries of one row times the query heads
-that share a KV head (up to 32), so that a key is loaded once for all of them and even a decode step fills a
-tile of the matrix units. Row b starts at tile `query_start[b] // tile_queries + b`, which leaves every row at
-least the tiles it needs and lets a program find its row by bisection.
+Owns the launch; the kernels are in `attention_kernels`, their shapes in `tiles`. Knows nothing of layers, requests or how
+blocks are handed out. Nothing here reads device memory from the host, and the grid depends on the shapes of the tensors
+alone, so a launch can be captured in a graph and replayed while contexts grow. The calling thread's current CUDA device
+must be the one that holds the tensors.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
+from serving.kernels.triton.attention_kernels import MERGE_ELEMENTS, long_rows_kernel, short_rows_kernel
+from serving.kernels.triton.tiles import (
+    DETERMINISTIC_SEGMENT,
+    MIN_HEAD_DIM,
+    PARTIALS_LIMIT_BYTES,
+    Splits,
+    TileShape,
+    Tuning,
+    heads_per_tile,
+    padded,
+    splits_for,
+    tuning_for,
+)
+
 SUPPORTED_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-MIN_HEAD_DIM = 16
-MAX_HEAD_DIM = 256
-_MIN_TILE_ROWS = 16
-_MAX_TILE_HEADS = 32
+CACHE_DTYPE_FP8 = torch.float8_e4m3fn
+COUNTERS = 1 << 16
+"""Tiles that may be split in one launch: rows x tiles of heads."""
+
 _LOG2_E = 1.4426950408889634
+_NATIVE_FP8_CAPABILITY = (8, 9)
 
 
 @dataclass(slots=True, frozen=True)
-class TileShape:
-    """Launch shape: rows = queries x padded group of one tile, keys = KV positions loaded at a time."""
+class Launch:
+    """What changes how a step is computed, not what.
 
-    rows: int
-    keys: int
-    num_warps: int
-    num_stages: int
+    `counters` int32 [COUNTERS] are zero between launches; a launch without them allocates its own. Rows of up to
+    `short_queries` queries, a power of two, are split over their keys; `has_short_rows` may be False where the caller knows
+    that there are none. With `deterministic` the bits of a query's result
+    depend on its own keys only: one tile shape, and parts of `DETERMINISTIC_SEGMENT` keys put together in order.
+    """
 
-
-def tile_shape(*, head_dim: int, group_size: int, itemsize: int, max_query_len: int) -> TileShape:
-    """Tiles that stay under 99 KiB of shared memory, which every GPU since compute capability 8.0 has."""
-    wide = triton.next_power_of_2(head_dim) > 128
-    group = heads_per_tile(group_size)
-    if max_query_len * group <= _MIN_TILE_ROWS:
-        rows = max(_MIN_TILE_ROWS, group)
-        keys = 32 if itemsize == 4 or wide else 64
-        return TileShape(rows=rows, keys=keys, num_warps=4, num_stages=1 if itemsize == 4 and wide else 2)
-    rows = max(group, 32 if itemsize == 4 else 64)
-    keys = (16 if wide else 32) if itemsize == 4 else (32 if wide else 64)
-    return TileShape(rows=rows, keys=keys, num_warps=4, num_stages=1 if itemsize == 4 else 2)
+    counters: Tensor | None = None
+    short_queries: int = 1
+    has_short_rows: bool = True
+    deterministic: bool = False
+    tuning: Tuning | None = None
 
 
-def heads_per_tile(group_size: int) -> int:
-    """Query heads of one KV head that share a tile, a power of two; larger groups take several tiles."""
-    return int(min(_MAX_TILE_HEADS, triton.next_power_of_2(group_size)))
+DEFAULT_LAUNCH = Launch()
+
+
+def new_counters(device: torch.device) -> Tensor:
+    return torch.zeros(COUNTERS, dtype=torch.int32, device=device)
 
 
 def paged_attention(
@@ -69,47 +75,40 @@ def paged_attention(
     scale: float,
     window: int | None = None,
     softcap: float = 0.0,
+    alibi_slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
+    launch: Launch = DEFAULT_LAUNCH,
 ) -> Tensor:
     """query [T, Hq, D], caches [num_blocks, block_size, Hkv, D] -> [T, Hq, D], in the dtype of `query`.
 
     block_tables [B, max_blocks] int32, seq_lens [B] int32 (context after this step), query_start [B+1] int32.
     A query at position p attends to keys max(0, p-window+1)..p. `softcap` > 0 turns a score s into
-    softcap * tanh(s / softcap). `max_query_len` only chooses the tile shape. A row may have no query.
-    float32 is multiplied in full precision, not TF32.
+    softcap * tanh(s / softcap); then `alibi_slopes` [Hq] adds slope * (key position - query position), and `sinks` [Hq] is
+    the score of a further key whose value is zero. Caches of float8_e4m3fn hold key / key_scale and value / value_scale;
+    a scale is float32 [1] or [Hkv], and None is 1. A row may have no query. float32 is multiplied in full precision.
     """
-    num_tokens, num_heads, head_dim = query.shape
-    _, block_size, num_kv_heads, _ = key_cache.shape
-    num_rows = seq_lens.shape[0]
-    group_size = num_heads // num_kv_heads
     query, key_cache, value_cache = (_rows_contiguous(t) for t in (query, key_cache, value_cache))
-    output = torch.empty((num_tokens, num_heads, head_dim), dtype=query.dtype, device=query.device)
-    if num_tokens == 0:
+    output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    if query.shape[0] == 0:
         return output
-    tile = tile_shape(
-        head_dim=head_dim, group_size=group_size, itemsize=query.element_size(), max_query_len=max_query_len
+    group_size = query.shape[1] // key_cache.shape[2]
+    sizes = query.element_size(), key_cache.element_size()
+    tuning = launch.tuning or _tuning(query.device, query.shape[2], group_size, *sizes)
+    short_tile = tuning.long if launch.deterministic else tuning.short
+    splits = _splits(tuning, short_tile, launch, query, key_cache, block_tables, window)
+    arguments = _arguments(output, query, key_cache, value_cache, block_tables, seq_lens, query_start)
+    arguments |= _options(
+        query, key_cache, scale, window, softcap, alibi_slopes, sinks, key_scale, value_scale
     )
-    tile_heads = heads_per_tile(group_size)
-    tile_queries = tile.rows // tile_heads
-    grid = (num_tokens // tile_queries + num_rows, num_kv_heads * triton.cdiv(group_size, tile_heads))
-    _paged_attention_kernel[grid](
-        output, query, key_cache, value_cache, block_tables, seq_lens, query_start,
-        scale * _LOG2_E, softcap, num_rows,
-        query.stride(0), query.stride(1), output.stride(0), output.stride(1),
-        key_cache.stride(0), key_cache.stride(1), key_cache.stride(2),
-        value_cache.stride(0), value_cache.stride(1), value_cache.stride(2),
-        block_tables.stride(0),
-        HEAD_DIM=head_dim,
-        HEAD_DIM_PADDED=max(MIN_HEAD_DIM, triton.next_power_of_2(head_dim)),
-        GROUP=group_size,
-        TILE_HEADS=tile_heads,
-        TILE_QUERIES=tile_queries,
-        TILE_KEYS=tile.keys,
-        BLOCK_SIZE=block_size,
-        WINDOW=window or 0,
-        SOFTCAP=softcap > 0.0,
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
-    )  # fmt: skip
+    arguments["SEGMENT"] = DETERMINISTIC_SEGMENT if launch.deterministic else 0
+    arguments["SHORT_QUERIES"] = 0 if splits is None else launch.short_queries
+    all_short = max_query_len <= arguments["SHORT_QUERIES"]
+    if splits is not None and (launch.has_short_rows or all_short):
+        _launch_short(arguments, short_tile, splits, launch.counters, query, key_cache, seq_lens.shape[0])
+    if not all_short:
+        _launch_long(arguments, tuning.long, query, key_cache, seq_lens.shape[0])
     return output
 
 
@@ -148,132 +147,186 @@ def _rows_contiguous(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-@triton.jit
-def _find_row(query_start: tl.tensor, tile: tl.tensor, num_rows: tl.tensor, TILE_QUERIES: tl.constexpr):
-    """The last row whose first tile is not after `tile`."""
-    low = 0
-    high = num_rows
-    while low < high:
-        middle = (low + high) // 2
-        if tl.load(query_start + middle) // TILE_QUERIES + middle <= tile:
-            low = middle + 1
-        else:
-            high = middle
-    return low - 1
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    """An interpreted kernel on a CPU takes the shapes of the GPU with least shared memory."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (8, 6)
 
 
-@triton.jit
-def _attend(
-    query, key_cache, value_cache, table, query_positions, head_dims, kv_head, first_key, last_key,
-    key_stride_block, key_stride_token, key_stride_head,
-    value_stride_block, value_stride_token, value_stride_head,
-    scale_log2, softcap,
-    ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_DIM_PADDED: tl.constexpr, TILE_KEYS: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
-):  # fmt: skip
-    """Online softmax of one query tile over keys first_key..last_key-1: (maximum, sum, accumulator), base 2.
-
-    The three are what a split over the keys would merge.
-    """
-    LOG2_E: tl.constexpr = 1.4426950408889634
-    NEGATIVE_INFINITY: tl.constexpr = float("-inf")
-    maximum = tl.full([ROWS], NEGATIVE_INFINITY, dtype=tl.float32)
-    total = tl.zeros([ROWS], dtype=tl.float32)
-    accumulator = tl.zeros([ROWS, HEAD_DIM_PADDED], dtype=tl.float32)
-    start = (first_key // TILE_KEYS) * TILE_KEYS
-    for tile_start in range(start, last_key, TILE_KEYS):
-        keys = tile_start + tl.arange(0, TILE_KEYS)
-        readable = (keys >= first_key) & (keys < last_key)
-        blocks = tl.load(table + keys // BLOCK_SIZE, mask=readable, other=0).to(tl.int64)
-        offsets = keys % BLOCK_SIZE
-        keys_at = kv_head * key_stride_head + blocks * key_stride_block + offsets * key_stride_token
-        values_at = kv_head * value_stride_head + blocks * value_stride_block + offsets * value_stride_token
-        key = tl.load(
-            key_cache + keys_at[None, :] + head_dims[:, None],
-            mask=readable[None, :] & (head_dims[:, None] < HEAD_DIM),
-            other=0.0,
-        )
-        value = tl.load(
-            value_cache + values_at[:, None] + head_dims[None, :],
-            mask=readable[:, None] & (head_dims[None, :] < HEAD_DIM),
-            other=0.0,
-        )
-        scores = tl.dot(query, key, input_precision="ieee") * scale_log2
-        if SOFTCAP:
-            # tanh(x) = 2 * sigmoid(2x) - 1; the scores carry log2(e), the cap does not.
-            scores = softcap * LOG2_E * (2.0 / (1.0 + tl.exp2(-2.0 * scores / softcap)) - 1.0)
-        visible = readable[None, :] & (keys[None, :] <= query_positions[:, None])
-        if WINDOW > 0:
-            visible = visible & (keys[None, :] > query_positions[:, None] - WINDOW)
-        scores = tl.where(visible, scores, NEGATIVE_INFINITY)
-
-        new_maximum = tl.maximum(maximum, tl.max(scores, axis=1))
-        # A row that has seen no key yet would subtract infinity from infinity.
-        shift = tl.where(new_maximum == NEGATIVE_INFINITY, 0.0, new_maximum)
-        weights = tl.exp2(scores - shift[:, None])
-        rescale = tl.exp2(maximum - shift)
-        total = total * rescale + tl.sum(weights, axis=1)
-        accumulator = accumulator * rescale[:, None]
-        accumulator = tl.dot(weights.to(value.dtype), value, accumulator, input_precision="ieee")
-        maximum = new_maximum
-    return maximum, total, accumulator
+@cache
+def _num_multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 4
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
-# These two change from step to step; variants for multiples of 16 would be compiled in the middle of serving.
-@triton.jit(do_not_specialize=["num_rows", "table_stride"])
-def _paged_attention_kernel(
-    output, query, key_cache, value_cache, block_tables, seq_lens, query_start,
-    scale_log2, softcap, num_rows,
-    query_stride_token, query_stride_head, output_stride_token, output_stride_head,
-    key_stride_block, key_stride_token, key_stride_head,
-    value_stride_block, value_stride_token, value_stride_head,
-    table_stride,
-    HEAD_DIM: tl.constexpr, HEAD_DIM_PADDED: tl.constexpr, GROUP: tl.constexpr, TILE_HEADS: tl.constexpr,
-    TILE_QUERIES: tl.constexpr, TILE_KEYS: tl.constexpr, BLOCK_SIZE: tl.constexpr, WINDOW: tl.constexpr,
-    SOFTCAP: tl.constexpr,
-):  # fmt: skip
-    ROWS: tl.constexpr = TILE_QUERIES * TILE_HEADS
-    TILES_PER_GROUP: tl.constexpr = (GROUP + TILE_HEADS - 1) // TILE_HEADS
-    tile = tl.program_id(0)
-    kv_head = tl.program_id(1) // TILES_PER_GROUP
-    first_member = tl.program_id(1) % TILES_PER_GROUP * TILE_HEADS
-    row = _find_row(query_start, tile, num_rows, TILE_QUERIES)
-    row_start = tl.load(query_start + row)
-    query_len = tl.load(query_start + row + 1) - row_start
-    first_query = (tile - (row_start // TILE_QUERIES + row)) * TILE_QUERIES
-    if first_query >= query_len:
-        return
-    num_computed = tl.load(seq_lens + row) - query_len
-
-    tile_rows = tl.arange(0, ROWS)
-    queries = first_query + tile_rows // TILE_HEADS
-    members = first_member + tile_rows % TILE_HEADS
-    head_dims = tl.arange(0, HEAD_DIM_PADDED)
-    used = (queries < query_len) & (members < GROUP)
-    used_elements = used[:, None] & (head_dims[None, :] < HEAD_DIM)
-    tokens = (row_start + queries).to(tl.int64)
-    heads = kv_head * GROUP + members
-    query_tile = tl.load(
-        query + (tokens * query_stride_token + heads * query_stride_head)[:, None] + head_dims[None, :],
-        mask=used_elements,
-        other=0.0,
-    )
-    last_key = num_computed + tl.minimum(first_query + TILE_QUERIES, query_len)
-    first_key = 0
-    if WINDOW > 0:
-        first_key = tl.maximum(num_computed + first_query - WINDOW + 1, 0)
-    _, total, accumulator = _attend(
-        query_tile, key_cache, value_cache, block_tables + row.to(tl.int64) * table_stride,
-        num_computed + queries, head_dims, kv_head, first_key, last_key,
-        key_stride_block, key_stride_token, key_stride_head,
-        value_stride_block, value_stride_token, value_stride_head,
-        scale_log2, softcap,
-        ROWS, HEAD_DIM, HEAD_DIM_PADDED, TILE_KEYS, BLOCK_SIZE, WINDOW, SOFTCAP,
+@cache
+def _tuning(
+    device: torch.device, head_dim: int, group_size: int, itemsize: int, cache_itemsize: int
+) -> Tuning:
+    return tuning_for(
+        _capability(device), head_dim=head_dim, group_size=group_size, itemsize=itemsize, cache_itemsize=cache_itemsize
     )  # fmt: skip
-    # Padding rows of the tile may have seen no key; they are not stored.
-    result = accumulator / tl.where(total == 0.0, 1.0, total)[:, None]
-    tl.store(
-        output + (tokens * output_stride_token + heads * output_stride_head)[:, None] + head_dims[None, :],
-        result.to(output.dtype.element_ty),
-        mask=used_elements,
+
+
+def _splits(
+    tuning: Tuning,
+    tile: TileShape,
+    launch: Launch,
+    query: Tensor,
+    key_cache: Tensor,
+    block_tables: Tensor,
+    window: int | None,
+) -> Splits | None:
+    """How short rows are split; None where they are computed like all others."""
+    num_rows, num_tables = block_tables.shape
+    max_keys = num_tables * key_cache.shape[1]
+    if window is not None:
+        max_keys = min(max_keys, window + tile.keys)
+    num_programs = num_rows * _head_tiles(query, key_cache)
+    bytes_per_split = 4 * num_rows * query.shape[1] * (query.shape[2] + 2)
+    if not launch.deterministic:
+        splits = splits_for(
+            tuning,
+            num_programs=num_programs,
+            num_multiprocessors=_num_multiprocessors(query.device),
+            max_keys=max_keys,
+            bytes_per_split=bytes_per_split,
+        )
+        return splits if num_programs <= COUNTERS else Splits(count=1, min_segment=splits.min_segment)
+    # A window touches one segment more than it fills.
+    count = triton.cdiv(max_keys, DETERMINISTIC_SEGMENT) + (window is not None)
+    if count * bytes_per_split > PARTIALS_LIMIT_BYTES or num_programs > COUNTERS:
+        return None
+    return Splits(count=count, min_segment=DETERMINISTIC_SEGMENT)
+
+
+def _head_tiles(query: Tensor, key_cache: Tensor) -> int:
+    """Programs that the heads of one query take."""
+    num_kv_heads = key_cache.shape[2]
+    group_size = query.shape[1] // num_kv_heads
+    return int(num_kv_heads * triton.cdiv(group_size, heads_per_tile(group_size)))
+
+
+def _arguments(
+    output: Tensor,
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    seq_lens: Tensor,
+    query_start: Tensor,
+) -> dict[str, Any]:
+    head_dim = query.shape[2]
+    group_size = query.shape[1] // key_cache.shape[2]
+    fp8 = key_cache.dtype == CACHE_DTYPE_FP8
+    native = fp8 and _capability(query.device) >= _NATIVE_FP8_CAPABILITY
+    return {
+        "output": output,
+        "query": query,
+        "key_cache": key_cache.view(torch.uint8) if fp8 else key_cache,
+        "value_cache": value_cache.view(torch.uint8) if fp8 else value_cache,
+        "block_tables": block_tables,
+        "seq_lens": seq_lens,
+        "query_start": query_start,
+        "query_stride_token": query.stride(0),
+        "query_stride_head": query.stride(1),
+        "output_stride_token": output.stride(0),
+        "output_stride_head": output.stride(1),
+        "key_stride_block": key_cache.stride(0),
+        "key_stride_token": key_cache.stride(1),
+        "key_stride_head": key_cache.stride(2),
+        "value_stride_block": value_cache.stride(0),
+        "value_stride_token": value_cache.stride(1),
+        "value_stride_head": value_cache.stride(2),
+        "table_stride": block_tables.stride(0),
+        "HEAD_DIM": head_dim,
+        "HEAD_DIM_PADDED": max(MIN_HEAD_DIM, padded(head_dim)),
+        "GROUP": group_size,
+        "TILE_HEADS": heads_per_tile(group_size),
+        "BLOCK_SIZE": key_cache.shape[1],
+        "FP8": ("native" if native else "bits") if fp8 else "",
+    }
+
+
+def _options(
+    query: Tensor,
+    key_cache: Tensor,
+    scale: float,
+    window: int | None,
+    softcap: float,
+    alibi_slopes: Tensor | None,
+    sinks: Tensor | None,
+    key_scale: Tensor | None,
+    value_scale: Tensor | None,
+) -> dict[str, Any]:
+    num_kv_heads = key_cache.shape[2]
+    for name, given in (("alibi_slopes", alibi_slopes), ("sinks", sinks)):
+        if given is not None and given.shape != (query.shape[1],):
+            raise ValueError(f"{name} has shape {tuple(given.shape)}; there are {query.shape[1]} query heads")
+    for name, given in (("key_scale", key_scale), ("value_scale", value_scale)):
+        if given is not None and given.numel() not in (1, num_kv_heads):
+            raise ValueError(
+                f"{name} has {given.numel()} elements; give 1 or {num_kv_heads}, one per KV head"
+            )
+    return {
+        "alibi_slopes": alibi_slopes,
+        "sinks": sinks,
+        "key_scale": key_scale,
+        "value_scale": value_scale,
+        "scale_log2": scale * _LOG2_E,
+        "softcap": softcap,
+        "KEY_SCALES": 0 if key_scale is None else key_scale.numel(),
+        "VALUE_SCALES": 0 if value_scale is None else value_scale.numel(),
+        "WINDOW": window or 0,
+        "SOFTCAP": softcap > 0.0,
+    }
+
+
+def _launch_short(
+    arguments: dict[str, Any],
+    tile: TileShape,
+    splits: Splits,
+    counters: Tensor | None,
+    query: Tensor,
+    key_cache: Tensor,
+    num_rows: int,
+) -> None:
+    _, num_heads, head_dim = query.shape
+    short_queries = arguments["SHORT_QUERIES"]
+    if counters is None:
+        counters = new_counters(query.device)
+    on_device: dict[str, Any] = {"dtype": torch.float32, "device": query.device}
+    owners = num_rows * short_queries
+    merge_rows = short_queries * arguments["TILE_HEADS"]
+    merged = max(1, MERGE_ELEMENTS // (merge_rows * arguments["HEAD_DIM_PADDED"]))
+    short_rows_kernel[(num_rows, _head_tiles(query, key_cache), splits.count)](
+        partials=torch.empty((owners, num_heads, splits.count, head_dim), **on_device),
+        partial_stats=torch.empty((owners, num_heads, 2, splits.count), **on_device),
+        counters=counters,
+        num_splits=splits.count,
+        min_segment=splits.min_segment,
+        **arguments,
+        ROWS=max(tile.rows, merge_rows),
+        TILE_KEYS=tile.keys,
+        MERGED=1 if arguments["SEGMENT"] else merged,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        enable_fp_fusion=arguments["SEGMENT"] == 0,
+    )
+
+
+def _launch_long(
+    arguments: dict[str, Any], tile: TileShape, query: Tensor, key_cache: Tensor, num_rows: int
+) -> None:
+    tile_queries = tile.rows // arguments["TILE_HEADS"]
+    grid = (query.shape[0] // tile_queries + num_rows, _head_tiles(query, key_cache))
+    long_rows_kernel[grid](
+        num_rows=num_rows,
+        **arguments,
+        TILE_QUERIES=tile_queries,
+        TILE_KEYS=tile.keys,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        enable_fp_fusion=arguments["SEGMENT"] == 0,
     )

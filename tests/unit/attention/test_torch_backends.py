@@ -59,9 +59,10 @@ def reference(query: Tensor, cache: KVLayerCache, metadata: AttentionMetadata, w
         query,
         cache.key,
         cache.value,
-        query_lens=metadata.query_lens_list,
-        seq_lens=metadata.seq_lens_list,
         block_tables=metadata.block_tables,
+        seq_lens=metadata.seq_lens,
+        query_start=metadata.query_start,
+        max_query_len=metadata.max_query_len,
         scale=0.3,
         window=window,
     )

@@ -1,0 +1,13 @@
+"""Norms, rotation and the gate on the GPU against their reference twins."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.gpu.pointwise_cases import errors
+
+pytestmark = pytest.mark.gpu
+
+
+def test_pointwise_kernels() -> None:
+    assert {name: error for name, error in errors("cuda").items() if not error < 1} == {}
