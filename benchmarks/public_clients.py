@@ -227,7 +227,7 @@ def main() -> int:
         new_tokens=options.new_tokens,
     )
     target = (
-        options.out
+        options.output
         or Path(__file__).parent / "results" / f"{record.date[:10]}-public-clients-{options.model}.json"
     )
     settings = Settings(
