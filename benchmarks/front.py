@@ -293,14 +293,14 @@ def main() -> int:
         load_average_1m=os.getloadavg()[0],
         measured=[],
     )
+    output = options.output or (None if options.only else RESULTS / f"{now:%Y-%m-%d}-front.json")
     for measured in measure(options):
         record.measured.append(measured)
         values = " ".join(f"{name}={value:.4g}" for name, value in measured.values.items())
         print(f"{measured.what}: {values}", flush=True)
-    output = options.output or (None if options.only else RESULTS / f"{now:%Y-%m-%d}-front.json")
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+        if output is not None:  # what is stopped keeps what was measured
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
     return 0
 
 
