@@ -17,7 +17,7 @@
 #define BUCKETS 2048  /* of the histogram that finds where a cumulative probability is reached */
 #define FAR_NATS 60.0 /* what is farther from the first key than this shares the last bucket */
 #define FEW 24        /* elements that are sorted by insertion */
-#define PARALLEL_UNITS 32768 /* logits of a call from which waking threads pays */
+#define PARALLEL_UNITS 200000 /* logits of a call from which waking threads pays, also beside a busy neighbour */
 
 typedef double dvec __attribute__((vector_size(32)));
 typedef long long lvec __attribute__((vector_size(32)));
