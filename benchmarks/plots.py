@@ -27,6 +27,11 @@ _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#
 _MARKERS = "osD^vP*X"
 _FLOOR_COLOUR = "#888888"
 _DPI = 130
+_BESIDE = {
+    "facecolor": "white",
+    "edgecolor": "none",
+    "pad": 1.0,
+}  # of a label, so that no line runs through it
 
 
 def draw(record: Record, target: Path) -> list[Path]:
@@ -60,6 +65,7 @@ def _bars(record: Record) -> Figure | None:
         1,
         figsize=(9, 1.3 + sum(0.5 * count + 0.75 for count in counts)),
         squeeze=False,
+        sharex=bool(record.baseline),  # then the cases are compared with each other
         height_ratios=[count + 0.8 for count in counts],
         layout="constrained",
     )
@@ -80,8 +86,11 @@ def _case_bars(panel: Axes, record: Record, found: Sequence[Row], floor: float |
         median = scale * row.summary.median
         below_above = [[median - min(values)], [max(values) - median]]
         colour = _COLOURS[names.index(row.engine) % len(_COLOURS)]
-        panel.barh(at, median, height=0.68, color=colour, xerr=below_above, ecolor="#333333", capsize=3)
-        panel.text(max(values) + 0.012 * longest, at, _label(record, row), va="center", fontsize=9)
+        whisker = below_above if len(values) > 1 else None
+        panel.barh(at, median, height=0.68, color=colour, xerr=whisker, ecolor="#333333", capsize=3)
+        panel.text(
+            max(values) + 0.012 * longest, at, _label(record, row), va="center", fontsize=9, bbox=_BESIDE
+        )
     if floor:
         panel.axvline(scale * floor, color=_FLOOR_COLOUR, linestyle="--", linewidth=1.2)
         panel.text(
@@ -89,7 +98,7 @@ def _case_bars(panel: Axes, record: Record, found: Sequence[Row], floor: float |
         )
     panel.set_yticks(range(len(found)), [row.engine for row in found])
     panel.set_ylim(len(found) - 0.5, -0.85)
-    panel.set_xlim(0, 1.42 * longest)
+    panel.set_xlim(0, max(1.42 * longest, panel.get_xlim()[1] if record.baseline else 0.0))
     _tidy(panel)
 
 
