@@ -97,6 +97,8 @@ def _llama_engine(build: LlamaBuild) -> HttpEngine:
         command += ["--host", "127.0.0.1", "--port", str(port), "-t", threads, "-tb", threads]
         # Without --no-kv-unified all slots share one cache, and each step of attention runs over the whole of it.
         command += ["-np", str(slots), "-c", str(slots * settings.max_context), "--no-kv-unified"]
+        # Its own default is a cache in float16.
+        command += ["-ctk", "f32", "-ctv", "f32"]
         command += ["--ctx-checkpoints", "0", "--cache-ram", "0"] if not settings.prefix_cache else []
         return Launch(tuple(command), LlamaServer(prefix_cache=settings.prefix_cache))
 
