@@ -30,6 +30,8 @@ class TritonAttention:
         scale: float,
         window: int | None,
     ) -> Tensor:
+        # Also without a cache: that is the memory warm-up, which comes before anything is captured.
+        launch = self._launch(metadata, query.device)
         if cache is None:
             return packed_attention(
                 query,
@@ -51,7 +53,7 @@ class TritonAttention:
             max_query_len=metadata.max_query_len,
             scale=scale,
             window=window,
-            launch=self._launch(metadata, query.device),
+            launch=launch,
         )
 
     def _launch(self, metadata: AttentionMetadata, device: torch.device) -> Launch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -68,7 +68,22 @@ def select_kernels(device: torch.device, *, deterministic: bool) -> Kernels:
     """With `deterministic`, the bits of a row never depend on the other rows of the batch."""
     if deterministic:
         return _TILED
-    return _cpu_kernels() if device.type == "cpu" else REFERENCE
+    return _cpu_kernels() if device.type == "cpu" else _cuda_kernels(device)
+
+
+def _cuda_kernels(device: torch.device) -> Kernels:
+    """Triton's pointwise kernels; products and gathers are the vendor's. Triton needs compute capability 8.0."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        return REFERENCE
+    from serving.kernels.triton import pointwise
+
+    return replace(
+        REFERENCE,
+        rms_norm=pointwise.rms_norm,
+        add_rms_norm=pointwise.add_rms_norm,
+        rotary=pointwise.rotary,
+        silu_mul=pointwise.silu_mul,
+    )
 
 
 def _cpu_kernels() -> Kernels:
