@@ -121,6 +121,8 @@ class LLM:
         max_num_seqs: int = 256,
         memory_fraction: float = 0.9,
         num_threads: int | None = None,
+        decode_graphs: bool = True,
+        async_scheduling: Literal["auto", "on", "off"] = "auto",
         chat_template: str | None = None,
     ) -> None:
         """`model` is `demo` or a folder in Hugging Face layout; the other options are those of the server."""
@@ -144,7 +146,13 @@ class LLM:
                 max_concurrent_requests=_UNLIMITED,
                 max_best_of=max_num_seqs,
             ),
-            runtime=RuntimeConfig(device=device, deterministic=deterministic, num_threads=num_threads),
+            runtime=RuntimeConfig(
+                device=device,
+                deterministic=deterministic,
+                num_threads=num_threads,
+                decode_graphs=decode_graphs,
+                async_scheduling=async_scheduling,
+            ),
         )
         booted = boot(declared, model_dir=str(folder), model_id=str(model))
         self._core = booted.core

@@ -129,7 +129,10 @@ class KVCacheManager:
         """Room for the next `num_tokens` tokens: the blocks appended per group, or None if there are too few free blocks
         even without what sessions keep. An empty list: nothing was missing."""
         needed = num_blocks_for(request.num_computed_tokens + num_tokens, self.block_size)
-        if all(len(table) >= needed for table in request.block_tables):
+        for table in request.block_tables:
+            if len(table) < needed:
+                break
+        else:
             return []
         missing = [max(0, needed - len(table)) for table in request.block_tables]
         if not self._free_up(missing):
@@ -180,7 +183,7 @@ class KVCacheManager:
 
     def fork(self, parent: Request, child: Request) -> None:
         """Let `child` share what `parent` has computed of the common prompt, but for the last token, which the child
-        computes itself to get its own first sample. The partial block is only held here; `copy_fork` makes it the child's.
+        computes itself to get its own first sample. The partial block is only held here; `take_forks` makes it the child's.
         """
         num_shared = parent.num_prompt_tokens - 1
         num_full, remainder = divmod(num_shared, self.block_size)
@@ -202,21 +205,19 @@ class KVCacheManager:
         child.num_computed_tokens = child.num_cached_tokens = num_shared
         child.num_published_blocks = min(num_full, parent.num_published_blocks)
 
-    def copy_fork(self, child: Request) -> list[BlockCopy]:
-        """Copies that turn the parent's partial block into the child's own first block. Call after `allocate`."""
-        position = child.num_computed_tokens // self.block_size
-        return [
-            BlockCopy(group=group, source=source, target=child.block_tables[group][position])
-            for group, source in enumerate(child.fork_blocks)
-            if source != PADDING_BLOCK
-        ]
-
-    def release_fork(self, child: Request) -> None:
-        """The copies are planned, and whoever gets the parent's block next writes to it in a later step: let go of it."""
-        for block, pool in zip(child.fork_blocks, self.pools, strict=False):
-            if block != PADDING_BLOCK:
-                pool.release(block)
-        child.fork_blocks = []
+    def take_forks(self, requests: Iterable[Request]) -> list[BlockCopy]:
+        """Copies that turn the parents' partial blocks into the children's own, after their blocks were allocated and before
+        their counters advance. Whoever gets a parent's block next writes to it in a later step: it is let go of here."""
+        copies: list[BlockCopy] = []
+        for child in requests:
+            position = child.num_computed_tokens // self.block_size
+            for group, (source, pool) in enumerate(zip(child.fork_blocks, self.pools, strict=False)):
+                if source != PADDING_BLOCK:
+                    target = child.block_tables[group][position]
+                    copies.append(BlockCopy(group=group, source=source, target=target))
+                    pool.release(source)
+            child.fork_blocks = []
+        return copies
 
     # ------------------------------------------------------------ invariants
 

@@ -9,12 +9,13 @@ number. Requests that need one token always run; longer ones share the rest of t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 
-from serving.batch import BlockCopy, NewRow, ScheduledBatch, ScheduledRow, StepResult
+from serving.batch import NewRow, ScheduledBatch, ScheduledRow, StepResult
 from serving.buckets import DURATION_S, BucketCounts
 from serving.engine.kv_cache import KVCacheManager
+from serving.engine.plans_in_flight import PlansInFlight
 from serving.engine.request import Request, RequestStatus
 from serving.engine.step_cost import StepCost
 from serving.errors import GenerationFailed, to_wire
@@ -40,8 +41,7 @@ class Scheduler:
         self._free_rows = list(range(max_num_seqs - 1, -1, -1))
         self._released_rows: list[int] = []
         self._step = 0
-        self._in_flight: deque[dict[Request, int]] = deque()
-        """Per planned step whose result has not arrived: its requests, and the tokens each has in the cache after it."""
+        self._in_flight = PlansInFlight()
 
     # ------------------------------------------------------------ queue
 
@@ -107,11 +107,9 @@ class Scheduler:
         if not counts:
             return None
         self._step += 1
-        copies = self._copy_forks(counts) if new_rows else []
-        rows = [
-            self._plan_row(request, count, new_blocks.get(request, [])) for request, count in counts.items()
-        ]
-        self._in_flight.append({request: request.num_computed_tokens for request in counts})
+        copies = self.cache.take_forks(counts) if new_rows else []
+        rows = [_plan_row(request, count, new_blocks.get(request, [])) for request, count in counts.items()]
+        self._in_flight.add(counts)
         return ScheduledBatch(
             step=self._step,
             rows=rows,
@@ -123,13 +121,13 @@ class Scheduler:
     def update(self, batch: ScheduledBatch, result: StepResult, now_s: float) -> list[SequenceOutput]:
         """Take in what a step produced, in the order of the plans. Results of requests that ended, or were preempted, after
         it was planned are dropped."""
-        plan = self._in_flight.popleft()
+        plan = self._in_flight.take()
         self._cost.observe(batch.num_tokens, result.forward_s)
         by_row = {}
         for request, num_computed_tokens in plan.items():
             by_row[request.row] = request
             self.cache.advance(request, num_computed_tokens)
-        self._take_prompt_scores(by_row, result)
+        _take_prompt_scores(by_row, result)
         outputs = [
             self._fail_grammar(by_row[row], reason, now_s)
             for row, reason in result.failed_rows.items()
@@ -155,14 +153,6 @@ class Scheduler:
             if request.status.finished:
                 self._finish(request, request.status)
         return outputs
-
-    def _take_prompt_scores(self, by_row: dict[int, Request], result: StepResult) -> None:
-        for row, logprobs in result.prompt_logprobs.items():
-            if row in by_row:
-                by_row[row].prompt_logprobs.extend(logprobs)
-        for row, tops in result.prompt_top_tokens.items():
-            if row in by_row:
-                by_row[row].prompt_top_tokens.extend(_top_tokens(ids, values) for ids, values in tops)
 
     def check(self) -> None:
         """Invariants of queue, rows and blocks; called when idle and by tests after each step."""
@@ -254,12 +244,6 @@ class Scheduler:
                 self.num_cached_tokens += request.num_cached_tokens
         self._running.append(request)
 
-    def _plan_row(self, request: Request, num_tokens: int, new_blocks: list[list[int]]) -> ScheduledRow:
-        samples = request.num_uncomputed_tokens == num_tokens
-        request.num_computed_tokens += num_tokens
-        request.num_pending_tokens += samples
-        return ScheduledRow(row=request.row, num_tokens=num_tokens, samples=samples, new_blocks=new_blocks)
-
     def _give(
         self,
         request: Request,
@@ -282,7 +266,7 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         """Back to the head of the queue; everything it had computed is computed again, unless the prefix cache kept it."""
         self._running.remove(request)
-        self._forget_plans(request)
+        self._in_flight.forget(request)
         self._release_row(request)
         self.cache.free(request)
         request.status = RequestStatus.WAITING
@@ -313,7 +297,7 @@ class Scheduler:
         request.children = []
         if request in self._running:
             self._running.remove(request)
-            self._forget_plans(request)
+            self._in_flight.forget(request)
             self._release_row(request)
         elif request in self._waiting:
             self._waiting.remove(request)
@@ -330,20 +314,6 @@ class Scheduler:
         cause = GenerationFailed(f"the grammar is too complex for this text: {reason}")
         return request.output(token_ids=[], logprobs=[], top_tokens=None, now_s=now_s, error=to_wire(cause))
 
-    def _forget_plans(self, request: Request) -> None:
-        """What steps in flight compute for it will be dropped."""
-        for plan in self._in_flight:
-            plan.pop(request, None)
-        request.num_pending_tokens = 0
-
-    def _copy_forks(self, requests: Iterable[Request]) -> list[BlockCopy]:
-        copies: list[BlockCopy] = []
-        for request in requests:
-            if request.fork_blocks:
-                copies += self.cache.copy_fork(request)
-                self.cache.release_fork(request)
-        return copies
-
     def _release_row(self, request: Request) -> None:
         self._free_rows.append(request.row)
         self._released_rows.append(request.row)
@@ -352,6 +322,22 @@ class Scheduler:
     def _take_released(self) -> list[int]:
         released, self._released_rows = self._released_rows, []
         return released
+
+
+def _plan_row(request: Request, num_tokens: int, new_blocks: list[list[int]]) -> ScheduledRow:
+    samples = request.num_uncomputed_tokens == num_tokens
+    request.num_computed_tokens += num_tokens
+    request.num_pending_tokens += samples
+    return ScheduledRow(row=request.row, num_tokens=num_tokens, samples=samples, new_blocks=new_blocks)
+
+
+def _take_prompt_scores(by_row: dict[int, Request], result: StepResult) -> None:
+    for row, logprobs in result.prompt_logprobs.items():
+        if row in by_row:
+            by_row[row].prompt_logprobs.extend(logprobs)
+    for row, tops in result.prompt_top_tokens.items():
+        if row in by_row:
+            by_row[row].prompt_top_tokens.extend(_top_tokens(ids, values) for ids, values in tops)
 
 
 def _top_tokens(ids: list[int], logprobs: list[float]) -> list[TopToken]:

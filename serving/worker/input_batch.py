@@ -37,18 +37,18 @@ class Row:
 
 @dataclass(slots=True, frozen=True)
 class StepInputs:
-    """What a step computes: `rows` in packing order; the row numbers of those that sample, in the same order, as a list and
-    as `sampling_index` [R] int64 on the device.
+    """What a step computes: `rows` in packing order; the row numbers of those that sample, in the same order.
 
     `packed` None: every row computes and samples one token, and the inputs are the first places of `InputBatch.decode`.
-    Otherwise `last_tokens` [R] int64 are the packed indices of the last token of each sampling row.
+    Otherwise `last_tokens` [R] int64 are the packed indices of the last token of each sampling row, and `sampling_index` [R]
+    int64 is `sampling` on the device.
     """
 
     rows: list[ScheduledRow]
     sampling: list[int]
-    sampling_index: Tensor
     packed: PackedTokens | None = None
     last_tokens: Tensor | None = None
+    sampling_index: Tensor | None = None
 
 
 class InputBatch:
@@ -94,7 +94,7 @@ class InputBatch:
                 return self._pack_mixed(batch)
         rows = [scheduled.row for scheduled in batch.rows]
         self._pack_decodes(rows)
-        return StepInputs(rows=batch.rows, sampling=rows, sampling_index=self.decode.row_numbers(len(rows)))
+        return StepInputs(batch.rows, rows)
 
     def decode_tokens(self, num_rows: int) -> PackedTokens:
         """The packed inputs of a step whose `packed` is None, for a run that is not captured."""
@@ -209,7 +209,7 @@ class InputBatch:
             for group, name in enumerate(self._groups)
         }
         packed = PackedTokens(token_ids, positions, attention, sources if unknown.any() else None)
-        return StepInputs(rows, sampling, sampling_index, packed, last_tokens)
+        return StepInputs(rows, sampling, packed, last_tokens, sampling_index)
 
     def _begin(self, new: NewRow) -> None:
         token_ids = list(new.token_ids)

@@ -23,7 +23,7 @@ from serving.grammar.store import GrammarStore
 from serving.kernels.dispatch import Kernels
 from serving.models.registry import Model
 from serving.platform import Device
-from serving.sampling.logprobs import TopOfRow, top_tokens_of_rows
+from serving.sampling.logprobs import TopOfRow
 from serving.sampling.sampler import Sampler, SamplingRow
 from serving.sampling.token_mask import TokenMasks
 from serving.sampling_params import SamplingParams
@@ -70,7 +70,7 @@ class ModelRunner:
         self._block_size = block_size
         self._max_num_seqs = max_num_seqs
         self._groups = [group.name for group in model.kv_groups]
-        self._sampler = Sampler(eos_token_ids, mask_tokens=kernels.mask_tokens)
+        self._sampler = Sampler(eos_token_ids, mask_tokens=kernels.mask_tokens, native=kernels.sampler)
         self._grammars: GrammarStore | None = None
         self._matchers = RowMatchers(model.vocab_size, beside=device.torch_device.type != "cpu")
         self._caches: list[KVLayerCache] = []
@@ -242,7 +242,10 @@ class ModelRunner:
         step.ids, step.sampling = ids, inputs.sampling
         step.rows = [self._inputs[row] for row in inputs.sampling]
         if self._reads_late:
-            self._last_ids.index_copy_(0, inputs.sampling_index, ids)
+            index = inputs.sampling_index
+            if index is None:
+                index = self._inputs.decode.row_numbers(len(inputs.sampling))
+            self._last_ids.index_copy_(0, index, ids)
             self._inputs.append(inputs.sampling, [UNKNOWN_TOKEN] * len(inputs.sampling))
             step.ends = [len(row.token_ids) for row in step.rows]
             self._unread = step
@@ -294,11 +297,9 @@ class ModelRunner:
         for first in range(0, len(targets), _LOGIT_ROWS):
             logits = self._model.compute_logits(hidden[first : first + _LOGIT_ROWS])
             if logits is not None:
-                chosen = torch.tensor(targets[first : first + _LOGIT_ROWS], device=logits.device)
-                logprobs = torch.log_softmax(logits, dim=-1)
-                values += logprobs.gather(-1, chosen.unsqueeze(-1)).squeeze(-1).tolist()
-                if num_top:
-                    tops += top_tokens_of_rows(logprobs, num_top)
+                found, likeliest = self._sampler.score(logits, targets[first : first + _LOGIT_ROWS], num_top)
+                values += found
+                tops += likeliest
         return values, tops
 
     def _copy_block(self, copy: BlockCopy) -> None:

@@ -100,6 +100,14 @@ def test_two_ranks_change_nothing(expected: list[Expected]) -> None:
         assert output.logprobs == pytest.approx(one.logprobs, abs=1e-4), one.prompt
 
 
+@pytest.mark.parametrize("options", [{"decode_graphs": False}, {"async_scheduling": "on"}], ids=str)
+def test_captured_and_overlapped_steps_change_nothing(
+    expected: list[Expected], options: dict[str, object]
+) -> None:
+    with LLM("demo", device="cpu", num_threads=1, **options) as llm:  # type: ignore[arg-type]
+        _assert_equal(_generate(llm, expected), expected)
+
+
 def test_streaming_changes_nothing(expected: list[Expected]) -> None:
     with LLM("demo", device="cpu", num_threads=1) as llm:
         for one, whole in zip(expected, _generate(llm, expected), strict=True):
