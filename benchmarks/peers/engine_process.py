@@ -34,7 +34,9 @@ class EngineProcess:
     ) -> None:
         self.log = log
         self.started_s = time.perf_counter()
-        with log.open("wb") as log_file:
+        log.write_bytes(b"")
+        # Appending: another comparison beside this one may have the same log open.
+        with log.open("ab") as log_file:
             self._process = subprocess.Popen(
                 command,
                 cwd=folder,
