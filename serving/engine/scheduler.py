@@ -134,9 +134,9 @@ class Scheduler:
             if row in by_row
         ]
         for sampled in result.sampled:
-            request = by_row.get(sampled.row)
-            if request is None:
+            if sampled.row not in by_row:
                 continue
+            request = by_row[sampled.row]
             request.num_pending_tokens -= 1
             request.append(sampled.token_id)
             wants_top = request.params.top_n_tokens > 0
