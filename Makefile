@@ -87,7 +87,7 @@ format: $(DEV)  ## sort imports, apply the safe fixes, format
 	$(ENV_PYTHON) -m ruff check --fix --quiet . || true
 	$(ENV_PYTHON) -m ruff format .
 
-bench: $(DEV)  ## output tokens per second, side by side with transformers (BENCH_ARGS=--help)
+bench: $(DEV)  ## the record of docs/performance.md, against every engine that is installed (BENCH_ARGS=--list)
 	$(ENV_PYTHON) -m benchmarks $(BENCH_ARGS)
 
 DOCKERFILE := container/Dockerfile$(if $(CUDA),,.cpu)

@@ -41,7 +41,7 @@ class Worker:
         self._runner: ModelRunner | None = None
 
     def load(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Read this rank's shard. `progress(done, total)` counts files. Raises `ModelError`."""
+        """Read this rank's shard. `progress(done, total)` counts bytes. Raises `ModelError`."""
         config = self._config
         self._model = load_model(
             config.model_dir,

@@ -87,8 +87,11 @@ BROUGHT_BY = {
     "werkzeug": "flask",
 }
 # Imported inside functions, when they are there. `text_generation` is installed by the Makefile, and the SDKs, which exclude
-# each other, are in environments of their own (`make sdk-environments`).
-OPTIONAL = {"flash_attn", "openai", "sagemaker", "text_generation", "transformers", "triton"}
+# each other, are in environments of their own (`make sdk-environments`), as are the engines of benchmarks/peers.
+OPTIONAL = {
+    *("flash_attn", "openai", "sagemaker", "text_generation", "transformers", "triton"),
+    *("conversion", "onnxruntime_genai", "openvino", "openvino_genai"),
+}
 
 
 def _third_party(*folders: str) -> dict[str, str]:

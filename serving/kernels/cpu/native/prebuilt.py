@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +74,12 @@ def compile_into(target: Path, *, compiler: str, march: str) -> None:
     """Build the shared library `target`, whole or not at all. Raises `Unavailable`."""
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         objects = [str(Path(scratch) / f"{source.stem}.o") for source in SOURCES]
-        for source, compiled in zip(SOURCES, objects, strict=True):
-            _run([compiler, *COMPILE, march, str(source), "-o", compiled])
+        commands = [
+            [compiler, *COMPILE, march, str(source), "-o", compiled]
+            for source, compiled in zip(SOURCES, objects, strict=True)
+        ]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(_run, commands))
         # Linked without -fopenmp: that would bring the system's OpenMP runtime along.
         linked = Path(scratch) / "kernels.so"
         _run([compiler, "-shared", *objects, "-o", str(linked), "-lm"])

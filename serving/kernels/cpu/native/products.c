@@ -53,7 +53,9 @@ INLINE void tile(const struct product *p, long row, long panel, int rows, int pa
     }
 }
 
-INLINE void tile_of(const struct product *p, long row, long panel, long rows, int ahead, const float *next) {
+/* Not inlined: each of its tiles is some hundred instructions, and the compiler would take seconds for every copy. */
+static __attribute__((noinline)) void tile_of(const struct product *p, long row, long panel, long rows, int ahead,
+                                              const float *next) {
     switch (rows) {
     case 1: tile(p, row, panel, 1, 1, 0, ahead, next); break;
     case 2: tile(p, row, panel, 2, 1, 0, ahead, next); break;
