@@ -125,6 +125,19 @@ class KVCacheManager:
         if request.first_scheduled_s is None:
             request.num_cached_tokens = request.num_computed_tokens
 
+    def first_missing(self, request: Request) -> bytes | None:
+        """Hash of the first block that is not in the prefix index and that `begin` would have taken from it."""
+        if not self.prefix_caching or request.params.prompt_logprobs:
+            return None
+        hashes = self._extend_hashes(request, (request.num_tokens - 1) // self.block_size)
+        return next((value for value in hashes if self.pools[0].lookup(value) is None), None)
+
+    def unpublished(self, request: Request) -> frozenset[bytes]:
+        """Hashes of the blocks that `request` holds, or will, and whose tokens are known, but not yet in the cache."""
+        if request.num_published_blocks == len(request.block_hashes):
+            return frozenset()
+        return frozenset(request.block_hashes[request.num_published_blocks :])
+
     def allocate(self, request: Request, num_tokens: int) -> list[list[int]] | None:
         """Room for the next `num_tokens` tokens: the blocks appended per group, or None if there are too few free blocks
         even without what sessions keep. An empty list: nothing was missing."""

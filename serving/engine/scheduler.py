@@ -17,11 +17,15 @@ from serving.buckets import DURATION_S, BucketCounts
 from serving.engine.kv_cache import KVCacheManager
 from serving.engine.plans_in_flight import PlansInFlight
 from serving.engine.request import Request, RequestStatus
+from serving.engine.rows import Rows
+from serving.engine.shared_prefixes import PrefixesUnderWay
 from serving.engine.step_cost import StepCost
 from serving.errors import GenerationFailed, to_wire
 from serving.messages import SequenceOutput, TopToken
 
 _MAX_WAITING_CLAIMS = 16
+_MAX_PASSED = 256
+"""Waiting requests that a step looks past, since they await a prefix: bounds the time it takes."""
 
 
 class Scheduler:
@@ -38,8 +42,8 @@ class Scheduler:
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
         self._forking: list[Request] = []
-        self._free_rows = list(range(max_num_seqs - 1, -1, -1))
-        self._released_rows: list[int] = []
+        self._rows = Rows(max_num_seqs)
+        self._under_way = PrefixesUnderWay(cache)
         self._step = 0
         self._in_flight = PlansInFlight()
 
@@ -90,6 +94,7 @@ class Scheduler:
         """Plan the next step, or None if nothing can run. The counters of the planned requests advance here, so that
         the next plan may be made before this one's result is known: every plan is executed, in order, and updated once."""
         counts: dict[Request, int] = {}
+        self._under_way.look_at(self._running if self._waiting else ())
         new_rows: list[NewRow] = []
         new_blocks: dict[Request, list[list[int]]] = {}
         preemptions_before = self.num_preemptions
@@ -114,7 +119,7 @@ class Scheduler:
             step=self._step,
             rows=rows,
             new_rows=new_rows,
-            released_rows=self._take_released(),
+            released_rows=self._rows.take_released(),
             block_copies=copies,
         )
 
@@ -157,9 +162,7 @@ class Scheduler:
     def check(self) -> None:
         """Invariants of queue, rows and blocks; called when idle and by tests after each step."""
         self.cache.check(self.requests())
-        rows = [request.row for request in self._running] + self._free_rows
-        if len(set(rows)) != len(rows) or -1 in rows:
-            raise RuntimeError(f"rows are shared or missing: {sorted(rows)}")
+        self._rows.check(self._running)
 
     # ------------------------------------------------------------ planning
 
@@ -176,7 +179,8 @@ class Scheduler:
                 claimants.append(request)
         if not claimants:
             return wishes
-        claimants += islice(self._waiting, min(len(self._free_rows), _MAX_WAITING_CLAIMS))
+        waiting = (request for request in self._waiting if not self._under_way.awaited_by(request))
+        claimants += islice(waiting, min(self._rows.num_free, _MAX_WAITING_CLAIMS))
         budget = self._prompt_budget(wishes)
         for position, request in enumerate(sorted(claimants, key=lambda item: item.num_uncomputed_tokens)):
             share = max(1, budget // (len(claimants) - position)) if budget > 0 else 0
@@ -198,22 +202,28 @@ class Scheduler:
 
     def _admit(self, budget: int, counts: dict[Request, int], new_rows: list[NewRow], now_s: float) -> None:
         """Start waiting requests in order while budget, rows and blocks last. The head of the queue blocks the rest:
-        a big request is not overtaken for ever."""
-        while self._waiting and self._free_rows and budget > 0:
+        a big request is not overtaken for ever. Only who awaits a prefix lets others pass."""
+        passed: list[Request] = []
+        while self._waiting and self._rows.num_free and budget > 0 and len(passed) < _MAX_PASSED:
             request = self._waiting[0]
+            if self._under_way.awaited_by(request):
+                passed.append(self._waiting.popleft())
+                continue
             if not request.block_tables:
                 self.cache.begin(request)
             num_tokens = min(request.num_uncomputed_tokens, budget)
             if not self._has_room(request) or self.cache.allocate(request, num_tokens) is None:
                 self._put_back(request)
                 if self._running or not self._reclaim_forks():
-                    return
+                    break
                 continue
             self._waiting.popleft()
             self._start(request, now_s)
+            self._under_way.add(request)
             counts[request] = num_tokens
             new_rows.append(_new_row(request))
             budget -= num_tokens
+        self._waiting.extendleft(reversed(passed))
 
     def _has_room(self, request: Request) -> bool:
         """Admit only what can compute its whole prompt now, unless nothing else is running: starting a prompt just to
@@ -233,7 +243,7 @@ class Scheduler:
         return bool(holders)
 
     def _start(self, request: Request, now_s: float) -> None:
-        request.row = self._free_rows.pop()
+        self._rows.give(request)
         request.status = RequestStatus.RUNNING
         if request.first_scheduled_s is None:
             request.first_scheduled_s = now_s
@@ -267,7 +277,7 @@ class Scheduler:
         """Back to the head of the queue; everything it had computed is computed again, unless the prefix cache kept it."""
         self._running.remove(request)
         self._in_flight.forget(request)
-        self._release_row(request)
+        self._rows.release(request)
         self.cache.free(request)
         request.status = RequestStatus.WAITING
         request.prompt_logprobs.clear()
@@ -298,7 +308,7 @@ class Scheduler:
         if request in self._running:
             self._running.remove(request)
             self._in_flight.forget(request)
-            self._release_row(request)
+            self._rows.release(request)
         elif request in self._waiting:
             self._waiting.remove(request)
         elif request in self._forking:
@@ -313,15 +323,6 @@ class Scheduler:
         self._finish(request, RequestStatus.ERROR)
         cause = GenerationFailed(f"the grammar is too complex for this text: {reason}")
         return request.output(token_ids=[], logprobs=[], top_tokens=None, now_s=now_s, error=to_wire(cause))
-
-    def _release_row(self, request: Request) -> None:
-        self._free_rows.append(request.row)
-        self._released_rows.append(request.row)
-        request.row = -1
-
-    def _take_released(self) -> list[int]:
-        released, self._released_rows = self._released_rows, []
-        return released
 
 
 def _plan_row(request: Request, num_tokens: int, new_blocks: list[list[int]]) -> ScheduledRow:

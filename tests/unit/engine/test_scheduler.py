@@ -48,6 +48,36 @@ def test_preemption_recomputes_and_everybody_ends(overlapped: bool) -> None:
         assert simulation.outputs[name, 0] == reference(prompt, max_output=25, seed=0)
 
 
+def test_a_prefix_that_many_bring_at_once_is_computed_once(overlapped: bool) -> None:
+    """They wait for the one that computes it; whoever does not share it passes."""
+    simulation = Simulation(num_blocks=400, max_step_tokens=32, overlapped=overlapped)
+    common = _prompt(200, seed=1)
+    prompts = {f"r{i}": common + _prompt(5, seed=20 + i) for i in range(8)}
+    prompts["other"] = _prompt(30, seed=99)
+    for name, prompt in prompts.items():
+        simulation.add(name, prompt, max_output=6)
+    simulation.run()
+    for name, prompt in prompts.items():
+        assert simulation.outputs[name, 0] == reference(prompt, max_output=6, seed=0)
+    # The common part once, every tail, and up to a block beside each that was not full.
+    num_prompt_tokens = sum(row.num_tokens for batch in simulation.batches for row in batch.rows)
+    num_prompt_tokens -= 6 * len(prompts)
+    assert num_prompt_tokens < 200 + 30 + 8 * (5 + 4)
+    first_rows = [new.row for batch in simulation.batches[:2] for new in batch.new_rows]
+    assert len(first_rows) == 2, "the first of the eight, and the other one"
+
+
+def test_waiting_for_a_prefix_ends_with_the_one_that_computes_it(overlapped: bool) -> None:
+    simulation = Simulation(num_blocks=400, max_step_tokens=16, overlapped=overlapped)
+    common = _prompt(120, seed=2)
+    (owner,) = simulation.add("owner", [*common, 8], max_output=6)
+    simulation.add("second", [*common, 9], max_output=6)
+    simulation.step()
+    simulation.scheduler.abort(owner)
+    simulation.run()
+    assert simulation.outputs["second", 0] == reference([*common, 9], max_output=6, seed=0)
+
+
 def test_prefix_hit_skips_computed_blocks_and_leaves_one_token() -> None:
     simulation = Simulation(num_blocks=50)
     prompt = _prompt(16)
@@ -144,8 +174,8 @@ def test_a_step_is_planned_while_another_runs() -> None:
 
 def test_what_an_aborted_or_preempted_sequence_has_in_flight_is_dropped() -> None:
     simulation = Simulation(num_blocks=100, overlapped=True)
-    (gone,) = simulation.add("gone", _prompt(5), max_output=30)
-    (stays,) = simulation.add("stays", _prompt(6), max_output=10)
+    (gone,) = simulation.add("gone", _prompt(5, seed=1), max_output=30)
+    (stays,) = simulation.add("stays", _prompt(6, seed=2), max_output=10)
     simulation.step()
     simulation.step()
     simulation.scheduler.abort(gone)
@@ -155,8 +185,8 @@ def test_what_an_aborted_or_preempted_sequence_has_in_flight_is_dropped() -> Non
     simulation.run()
     assert len(simulation.outputs["gone", 0]) == 1 and ("gone", 0) not in simulation.terminal
     assert late.status.finished and stays.status.finished and row >= 0
-    for name, length in (("stays", 6), ("late", 7)):
-        assert simulation.outputs[name, 0] == reference(_prompt(length), max_output=10, seed=0)
+    for name, prompt in (("stays", _prompt(6, seed=2)), ("late", _prompt(7))):
+        assert simulation.outputs[name, 0] == reference(prompt, max_output=10, seed=0)
 
 
 def test_check_sees_a_leak() -> None:

@@ -1,0 +1,32 @@
+"""Prefixes that running requests are computing at this moment, and who waits for them. Knows hashes, not tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from serving.engine.kv_cache import KVCacheManager
+from serving.engine.request import Request
+
+
+class PrefixesUnderWay:
+    """Of many requests with one long beginning that come together, one computes it: the others wait to find it in the
+    cache."""
+
+    def __init__(self, cache: KVCacheManager) -> None:
+        self._cache = cache
+        self._hashes: set[bytes] = set()
+
+    def look_at(self, running: Iterable[Request]) -> None:
+        """Begin a step: what `running` have not yet in the cache is under way."""
+        self._hashes = set()
+        for request in running:
+            self.add(request)
+
+    def add(self, request: Request) -> None:
+        self._hashes |= self._cache.unpublished(request)
+
+    def awaited_by(self, request: Request) -> bool:
+        """Is the next block that `request`, which is waiting, lacks being computed for another one?"""
+        if not self._hashes or request.block_tables:
+            return False
+        return self._cache.first_missing(request) in self._hashes
