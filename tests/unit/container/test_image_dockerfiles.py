@@ -151,7 +151,7 @@ def test_copies_the_packages_of_the_distribution(name: str) -> None:
 
 def test_the_context_holds_no_leftovers() -> None:
     names = {path.relative_to(ROOT).as_posix() for path in context_files("serving")}
-    assert "serving/kernels/cpu/native/kernels.c" in names
+    assert "serving/kernels/cpu/native/products.c" in names
     assert not [name for name in names if "__pycache__" in name or name.endswith(".so")]
 
 
