@@ -240,8 +240,10 @@ def test_a_script_that_prints_without_end_is_cut(hostile: ServerProcess) -> None
     assert hostile.ping()[0] == 200
     # The first line of a later second tells.
     wait_until(
-        lambda: post(hostile, "prints")[0] == 200
-        and re.search(r"output of the custom handler was dropped lines=\d+", hostile.log) is not None,
+        lambda: (
+            post(hostile, "prints")[0] == 200
+            and re.search(r"output of the custom handler was dropped lines=\d+", hostile.log) is not None
+        ),
         limit_s=10.0,
         what="the count of dropped lines",
     )
