@@ -45,6 +45,22 @@ OURS = "ours"
 _FAMILIES = ("batch", "mix", "prefix", "long", "arrivals", "start")
 
 
+_OF_THIS_CALL = ("--resume", "--limit-s")
+
+
+def _lasting(arguments: list[str]) -> list[str]:
+    """Without what is about this call and not about the comparison; a path of this machine has no place in a record."""
+    kept: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, is_whole, _ = word.partition("=")
+        if name not in _OF_THIS_CALL:
+            kept.append(word)
+        elif not is_whole:
+            next(words, None)
+    return kept
+
+
 def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     options = parse(given)
@@ -62,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.limit_s, options.resume = limit_s, path
         comparison = Comparison(options, _chosen(options), console, record=record)
     else:
-        comparison = Comparison(options, _chosen(options), console, command=given)
+        comparison = Comparison(options, _chosen(options), console, command=_lasting(given))
     finished = comparison.run()
     record, path = comparison.record, comparison.path
     if not any(not run.error for run in record.runs):

@@ -10,7 +10,7 @@ from typing import Self
 import pytest
 from rich.console import Console
 
-from benchmarks import machine
+from benchmarks import compare, machine
 from benchmarks.alternation import Clock, Entry, Stable, left_to_do, measure, warm_up
 from benchmarks.peers.contracts import (
     EngineFailed,
@@ -296,3 +296,8 @@ def test_time_between_tokens_counts_only_beside_the_long_prompt() -> None:
 def test_a_request_is_what_the_contract_says() -> None:
     request = batch(SIZES, [1]).cases[0].make(3).requests[0]
     assert request == Request(ids(8, "batch 1 3 0"), 4)
+
+
+def test_a_record_keeps_the_comparison_and_not_the_call() -> None:
+    given = ["--model", "32m", "--resume", "/somewhere/record.json", "--limit-s=160", "--rounds", "2"]
+    assert compare._lasting(given) == ["--model", "32m", "--rounds", "2"]
