@@ -13,11 +13,8 @@ import torch
 from torch import Tensor
 
 _POINTER, _LONG, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_double
-_RESULTS: list[Any] = [_POINTER] * 5 + [
-    _LONG,
-    _POINTER,
-    _INT,
-]  # ids or targets first; capacity, scratch and threads last
+# ids or targets first; capacity, scratch and threads last
+_RESULTS: list[Any] = [*[_POINTER] * 5, _LONG, _POINTER, _INT]
 _FIRST_CAPACITY = 8
 _ALIGNMENT = 64
 
@@ -80,19 +77,11 @@ class NativeSampler:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._sample = library.sample_rows_f32
-        self._sample.argtypes = [
-            _POINTER,
-            _POINTER,
-            _LONG,
-            _LONG,
-            _LONG,
-            _POINTER,
-            _LONG,
-            _POINTER,
-            *_RESULTS,
-        ]
+        logits: list[Any] = [_POINTER, *[_LONG] * 3]
+        masks: list[Any] = [_POINTER, _LONG, _POINTER]
+        self._sample.argtypes = [_POINTER, *logits, *masks, *_RESULTS]
         self._score = library.score_rows_f32
-        self._score.argtypes = [_POINTER, _LONG, _LONG, _LONG, _POINTER, _LONG, *_RESULTS[1:]]
+        self._score.argtypes = [*logits, _POINTER, _LONG, *_RESULTS[1:]]
         self._sample.restype = self._score.restype = None
         self._scratch_bytes = library.sampler_scratch_bytes
         self._scratch_bytes.argtypes, self._scratch_bytes.restype = [_LONG], _LONG
