@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from container.families import FAMILIES, Alias
-from container.families.family import DTYPES, dtype, negated, one_of
+from container.families.family import DTYPES, KV_CACHE_DTYPES, dtype, kv_cache_dtype, negated, one_of
 from container.families.hugging_face import LIBRARY_NAMES
 from container.fields import INTEGER, Parser, allowed_text, field_type, parse_as
 
@@ -121,6 +121,12 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(("CUDA_MEMORY_FRACTION",), "cache.memory_fraction", "cuda-memory-fraction"),
     Variable(("PREFIX_CACHING",), "cache.prefix_caching", "prefix-caching"),
     Variable(("KV_BLOCK_SIZE",), "cache.block_size", "kv-block-size"),
+    Variable(
+        ("KV_CACHE_DTYPE",),
+        "cache.dtype",
+        "kv-cache-dtype",
+        parsers=(("KV_CACHE_DTYPE", kv_cache_dtype, KV_CACHE_DTYPES),),
+    ),
     Variable(("STEP_TIME_BUDGET_S",), "scheduler.step_time_budget_s", "step-time-budget-s"),
     Variable(("DETERMINISTIC",), "runtime.deterministic", "deterministic"),
     Variable(("DECODE_GRAPHS",), "runtime.decode_graphs", "decode-graphs"),

@@ -131,12 +131,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("otlp_endpoint", ("OTLP_ENDPOINT",), str),
     Option("hf_token", ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN"), str, secret=True),
     Option("lora_adapters", ("LORA_ADAPTERS",), str, not_built=_NO_ADAPTERS),
-    Option(
-        "kv_cache_dtype",
-        ("KV_CACHE_DTYPE",),
-        str,
-        not_built="the image of this version keeps the KV cache in the model's type; leave it out",
-    ),
+    Option("kv_cache_dtype", ("KV_CACHE_DTYPE",), ("auto", "fp8_e4m3")),
 )
 _BY_NAME = {option.name: option for option in OPTIONS}
 _BY_VARIABLE = {variable: option for option in OPTIONS for variable in option.variables}

@@ -55,6 +55,10 @@ class CacheConfig(_Slice):
         PositiveInt | None, _doc("KV capacity in tokens; absent: sized from free memory")
     ] = None
     memory_fraction: Annotated[float, Meta(gt=0.0, le=1.0), _doc("share of the CUDA memory we may use")] = 0.9
+    dtype: Annotated[
+        Literal["auto", "fp8_e4m3"],
+        _doc("type of the KV cache; auto = the compute type, fp8_e4m3 = half of its memory, on CUDA only"),
+    ] = "auto"
     prefix_caching: Annotated[bool, _doc("reuse the KV blocks of equal prompt beginnings")] = True
 
 
@@ -239,6 +243,7 @@ class EngineConfig(_Slice):
     session_kv_fraction: float = 0.25
     decode_graphs: bool = True
     async_scheduling: bool = False
+    kv_cache_dtype: Literal["auto", "fp8_e4m3"] = "auto"
     log_level: str = "info"
     json_logs: bool = False
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -35,10 +35,15 @@ class KVGroupSpec:
 
 @dataclass(slots=True, frozen=True)
 class KVLayerCache:
-    """One layer's paged cache. key, value: [num_blocks, block_size, Hkv, D]. Block 0 is padding and stays finite."""
+    """One layer's paged cache. key, value: [num_blocks, block_size, Hkv, D]. Block 0 is padding and stays finite.
+
+    Of float8_e4m3fn they hold key / key_scale and value / value_scale, float32 [1]; None is 1.
+    """
 
     key: Tensor
     value: Tensor
+    key_scale: Tensor | None = None
+    value_scale: Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -105,6 +110,27 @@ class AttentionBackend(Protocol):
         ...
 
 
+@runtime_checkable
+class RotatingAttention(Protocol):
+    """A backend that also rotates, in one pass with the KV write."""
+
+    def forward_rotating(
+        self,
+        query_key: Tensor,
+        value: Tensor,
+        *,
+        rotary_table: Tensor,
+        positions: Tensor,
+        cache: KVLayerCache,
+        metadata: AttentionMetadata,
+        scale: float,
+        window: int | None,
+    ) -> Tensor:
+        """`AttentionBackend.forward` of query_key [T, Hq + Hkv, D] rotated as `kernels.reference.rotary` does by
+        `rotary_table` [P, D] and `positions` [T] int64, its first Hq heads being the queries."""
+        ...
+
+
 class QuantMethod(Protocol):
     """How a linear layer stores its weight and multiplies by it. Owns the shape of what it stores."""
 
@@ -148,4 +174,42 @@ class GraphBackend(Protocol):
     def capture(self, run: Callable[[], Tensor]) -> tuple[StepGraph, Tensor] | None:
         """Run `run` and capture it. The tensor that it returned is where every replay leaves its result. None when it did
         something that cannot be replayed; the reason is in the log."""
+        ...
+
+
+MAX_LIKELIEST = 64
+"""Likeliest tokens that a `TokenSampler` gives for a row, those that tie with the last included."""
+
+
+@dataclass(slots=True, frozen=True)
+class SamplerSteps:
+    """What any row of a step asks of a `TokenSampler`. `likeliest`: some want the most likely tokens too."""
+
+    draws: bool = False
+    top_k: bool = False
+    top_p: bool = False
+    raw: bool = False
+    likeliest: bool = False
+
+
+@dataclass(slots=True, frozen=True)
+class DeviceSamples:
+    """On the device: ids [R] int64, logprobs [R] float32. Row r has `num_top[r]` likeliest tokens, of which the first are in
+    top_ids and top_logprobs [R, MAX_LIKELIEST]."""
+
+    ids: Tensor
+    logprobs: Tensor
+    num_top: Tensor | None = None
+    top_ids: Tensor | None = None
+    top_logprobs: Tensor | None = None
+
+
+class TokenSampler(Protocol):
+    """Chooses tokens where the logits are; nobody waits for it."""
+
+    def launch(
+        self, logits: Tensor, params: Tensor, steps: SamplerSteps, *, bits: Tensor | None = None
+    ) -> DeviceSamples:
+        """logits [R, V], left as they are; params [R, 9] int64 as `serving.sampling.device_params` writes them; `bits`
+        [M, W] int32 are masks of permitted tokens. The result is overwritten by the next launch."""
         ...

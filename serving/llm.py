@@ -115,6 +115,7 @@ class LLM:
         prefix_caching: bool = True,
         deterministic: bool = False,
         block_size: int = 16,
+        kv_cache_dtype: Literal["auto", "fp8_e4m3"] = "auto",
         max_total_tokens: int | None = None,
         max_batch_prefill_tokens: int | None = None,
         max_batch_total_tokens: int | None = None,
@@ -131,6 +132,7 @@ class LLM:
             model=ModelConfig(model_id=str(model), dtype=dtype, chat_template=chat_template),
             cache=CacheConfig(
                 block_size=block_size,
+                dtype=kv_cache_dtype,
                 max_batch_total_tokens=max_batch_total_tokens,
                 memory_fraction=memory_fraction,
                 prefix_caching=prefix_caching,

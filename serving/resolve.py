@@ -138,6 +138,7 @@ def resolve(
         deterministic=declared.runtime.deterministic,
         decode_graphs=declared.runtime.decode_graphs,
         async_scheduling=_async_scheduling(declared, device, journal),
+        kv_cache_dtype=_kv_cache_dtype(declared, device, journal),
         log_level=declared.runtime.log_level,
         json_logs=declared.runtime.json_logs,
     )
@@ -237,6 +238,18 @@ def _async_scheduling(declared: ServerConfig, device: str, journal: _Journal) ->
     why = "the host plans while the GPU computes" if chosen else "model and host share the processor"
     journal.note("async_scheduling", "on" if chosen else "off", why)
     return chosen
+
+
+def _kv_cache_dtype(declared: ServerConfig, device: str, journal: _Journal) -> Literal["auto", "fp8_e4m3"]:
+    asked = declared.cache.dtype
+    if asked == "auto":
+        return asked
+    if device != "cuda":
+        raise ConfigError(
+            f"kv_cache_dtype = {asked!r} needs a GPU, the device is {device!r}; leave KV_CACHE_DTYPE unset"
+        )
+    journal.note("kv_cache_scales", "1", "the model brings none: keys and values beyond +-448 are cut")
+    return asked
 
 
 def _num_threads(declared: ServerConfig, num_ranks: int, devices: DeviceFacts, journal: _Journal) -> int:

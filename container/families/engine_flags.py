@@ -5,6 +5,7 @@ from __future__ import annotations
 from container.families.family import (
     DTYPES,
     FALSE,
+    KV_CACHE_DTYPES,
     NO_CONFIG_OVERRIDE,
     NO_LORA,
     NO_PIPELINE,
@@ -14,6 +15,7 @@ from container.families.family import (
     NoEffect,
     Refusal,
     dtype,
+    kv_cache_dtype,
     no_effects,
     refusals,
 )
@@ -33,6 +35,7 @@ def flag_aliases(prefix: str) -> tuple[Alias, ...]:
     return (
         *(Alias(prefix + flag, field) for flag, field in _FIELDS.items()),
         Alias(f"{prefix}DTYPE", "model.dtype", dtype, DTYPES),
+        Alias(f"{prefix}KV_CACHE_DTYPE", "cache.dtype", kv_cache_dtype, KV_CACHE_DTYPES),
     )
 
 
@@ -45,9 +48,6 @@ def flag_refusals(prefix: str) -> tuple[Refusal, ...]:
         *refusals(NO_LORA, f"{prefix}ENABLE_LORA", harmless=FALSE),
         *refusals(NO_LORA, f"{prefix}LORA_MODULES"),
         *refusals(NO_SPECULATION, f"{prefix}SPECULATIVE_CONFIG", f"{prefix}SPECULATIVE_MODEL", harmless=NONE),
-        *refusals(
-            "the KV cache has the model's type", f"{prefix}KV_CACHE_DTYPE", harmless=frozenset({"auto"})
-        ),
         *refusals(NO_CONFIG_OVERRIDE, f"{prefix}HF_OVERRIDES", f"{prefix}ROPE_SCALING"),
         *refusals(
             "nothing is offloaded to the CPU", f"{prefix}CPU_OFFLOAD_GB", harmless=frozenset({"0", "0.0"})

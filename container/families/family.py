@@ -92,6 +92,15 @@ def dtype(text: str) -> object:
     return parse_as(field_type("model.dtype"), short.get(text.lower(), text))
 
 
+KV_CACHE_DTYPES = "auto or fp8_e4m3 (fp8, fp8_e4m3fn)"
+
+
+def kv_cache_dtype(text: str) -> object:
+    """Every family's spelling of the KV cache's type."""
+    short = {"fp8": "fp8_e4m3", "fp8_e4m3fn": "fp8_e4m3"}
+    return parse_as(field_type("cache.dtype"), short.get(text.lower(), text.lower()))
+
+
 def negated(field: str) -> Parser:
     """For a name that says the opposite of its setting."""
     return lambda text: not parse_as(field_type(field), text)

@@ -7,7 +7,6 @@ from container.families.family import FALSE, NO_LORA, Family, no_effects, refusa
 TGI = Family(
     title="Text Generation Inference (TGI)",
     refusals=(
-        *refusals("the KV cache has the model's type", "KV_CACHE_DTYPE", harmless=frozenset({"auto"})),
         *refusals(NO_LORA, "LORA_ADAPTERS"),
         *refusals(
             "the model's own rotary scaling is used; change config.json", "ROPE_FACTOR", "ROPE_SCALING"

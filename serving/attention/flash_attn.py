@@ -42,9 +42,10 @@ class FlashAttention:
     name = "flash_attn"
 
     def __init__(self) -> None:
-        from flash_attn import flash_attn_varlen_func
+        from flash_attn import flash_attn_varlen_func, flash_attn_with_kvcache
 
         self._attend = flash_attn_varlen_func
+        self._decode = flash_attn_with_kvcache
 
     def forward(
         self,
@@ -61,6 +62,8 @@ class FlashAttention:
         key_start, max_key_len = metadata.query_start, metadata.max_query_len
         if cache is not None:
             write_kv(key, value, cache, metadata.slot_mapping)
+            if metadata.max_query_len == 1:
+                return self._one_query_per_row(query, cache, metadata, scale, window)
             key, value, block_table = cache.key, cache.value, metadata.block_tables
             key_start, max_key_len = _key_start(metadata), metadata.max_seq_len
         output: Tensor = self._attend(
@@ -73,10 +76,35 @@ class FlashAttention:
             max_seqlen_k=max_key_len,
             softmax_scale=scale,
             causal=True,
-            window_size=(-1, -1) if window is None else (window - 1, 0),
+            window_size=_sides(window),
             block_table=block_table,
         )
         return output
+
+    def _one_query_per_row(
+        self,
+        query: Tensor,
+        cache: KVLayerCache,
+        metadata: AttentionMetadata,
+        scale: float,
+        window: int | None,
+    ) -> Tensor:
+        """Reads the lengths on the device, so that a captured step stays right while contexts grow."""
+        output: Tensor = self._decode(
+            query.unsqueeze(1),
+            cache.key,
+            cache.value,
+            cache_seqlens=metadata.seq_lens,
+            block_table=metadata.block_tables,
+            softmax_scale=scale,
+            causal=True,
+            window_size=_sides(window),
+        )
+        return output.squeeze(1)
+
+
+def _sides(window: int | None) -> tuple[int, int]:
+    return (-1, -1) if window is None else (window - 1, 0)
 
 
 def _key_start(metadata: AttentionMetadata) -> Tensor:

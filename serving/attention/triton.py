@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from serving.contracts import AttentionMetadata, KVLayerCache
-from serving.kernels.triton.kv_write import reshape_and_cache
+from serving.kernels.triton.kv_write import reshape_and_cache, rotate_and_cache
 from serving.kernels.triton.paged_attention import Launch, new_counters, packed_attention, paged_attention
 
 
@@ -31,7 +31,7 @@ class TritonAttention:
         window: int | None,
     ) -> Tensor:
         # Also without a cache: that is the memory warm-up, which comes before anything is captured.
-        launch = self._launch(metadata, query.device)
+        self._launch(metadata, query.device)
         if cache is None:
             return packed_attention(
                 query,
@@ -42,7 +42,19 @@ class TritonAttention:
                 scale=scale,
                 window=window,
             )
-        reshape_and_cache(key, value, cache.key, cache.value, metadata.slot_mapping)
+        reshape_and_cache(
+            key, value, cache.key, cache.value, metadata.slot_mapping, cache.key_scale, cache.value_scale
+        )
+        return self._attend(query, cache, metadata, scale, window)
+
+    def _attend(
+        self,
+        query: Tensor,
+        cache: KVLayerCache,
+        metadata: AttentionMetadata,
+        scale: float,
+        window: int | None,
+    ) -> Tensor:
         return paged_attention(
             query,
             cache.key,
@@ -53,7 +65,9 @@ class TritonAttention:
             max_query_len=metadata.max_query_len,
             scale=scale,
             window=window,
-            launch=launch,
+            key_scale=cache.key_scale,
+            value_scale=cache.value_scale,
+            launch=self._launch(metadata, query.device),
         )
 
     def _launch(self, metadata: AttentionMetadata, device: torch.device) -> Launch:
@@ -64,3 +78,25 @@ class TritonAttention:
             has_short_rows=min(metadata.query_lens_list) <= 1,
             deterministic=self._deterministic,
         )
+
+
+class RotatingTritonAttention(TritonAttention):
+    """With the rotation in one pass with the KV write."""
+
+    def forward_rotating(
+        self,
+        query_key: Tensor,
+        value: Tensor,
+        *,
+        rotary_table: Tensor,
+        positions: Tensor,
+        cache: KVLayerCache,
+        metadata: AttentionMetadata,
+        scale: float,
+        window: int | None,
+    ) -> Tensor:
+        query = rotate_and_cache(
+            query_key, value, rotary_table, positions, cache.key, cache.value, metadata.slot_mapping, cache.key_scale,
+            cache.value_scale,
+        )  # fmt: skip
+        return self._attend(query, cache, metadata, scale, window)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from serving.contracts import ForwardContext
+from serving.contracts import ForwardContext, RotatingAttention
 from serving.layers.environment import LayerEnvironment, Shard
 from serving.layers.linear import HeadShard, RowParallelLinear, qkv_linear
 from serving.layers.norm import HeadNorm
@@ -36,6 +36,7 @@ class Attention:
         self._num_all = self._num_rotated + heads.num_kv_heads
         self._head_norm = head_norm
         self._backend = environment.attention
+        self._rotating = self._backend if isinstance(self._backend, RotatingAttention) else None
         self.qkv = qkv_linear(heads, hidden_size, bias=qkv_bias, environment=environment)
         self.output = RowParallelLinear(
             "o_proj",
@@ -65,14 +66,29 @@ class Attention:
         rotated = qkv[:, : self._num_rotated]
         if self._head_norm is not None:
             rotated = self._head_norm(rotated)
-        rotated = rotary(rotated, positions)
-        attended = self._backend.forward(
-            rotated[:, : heads.num_heads],
-            rotated[:, heads.num_heads :],
-            qkv[:, self._num_rotated :],
-            cache=None if context.caches is None else context.caches[self._index],
-            metadata=context.attention[self.group],
-            scale=self._scale,
-            window=self._window,
-        )
+        cache = None if context.caches is None else context.caches[self._index]
+        metadata = context.attention[self.group]
+        value = qkv[:, self._num_rotated :]
+        if self._rotating is not None and cache is not None:
+            attended = self._rotating.forward_rotating(
+                rotated,
+                value,
+                rotary_table=rotary.table,
+                positions=positions,
+                cache=cache,
+                metadata=metadata,
+                scale=self._scale,
+                window=self._window,
+            )
+        else:
+            rotated = rotary(rotated, positions)
+            attended = self._backend.forward(
+                rotated[:, : heads.num_heads],
+                rotated[:, heads.num_heads :],
+                value,
+                cache=cache,
+                metadata=metadata,
+                scale=self._scale,
+                window=self._window,
+            )
         return self.output(attended.reshape(x.shape[0], -1))

@@ -20,6 +20,8 @@ class LayerEnvironment:
     quantization: QuantMethod
     attention: AttentionBackend
     max_positions: int
+    kv_cache_dtype: torch.dtype | None = None
+    """None: `dtype`."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -140,7 +140,7 @@ def _kv_groups(
             num_layers=layer_groups.count(name),
             num_kv_heads=heads.num_kv_heads,
             head_dim=heads.head_dim,
-            dtype=environment.dtype,
+            dtype=environment.kv_cache_dtype or environment.dtype,
             window=window,
         )
         for name, window in sorted(windows.items())

@@ -71,14 +71,15 @@ def load_model(
     deterministic: bool,
     attention_backend: str | None = None,
     block_size: int | None = None,
+    kv_cache_dtype: torch.dtype | None = None,
     max_positions: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Model:
     """Build the model of `model_dir` and load this rank's weights.
 
     `attention_backend` is a name of `serving.attention.registry`, by default the fastest that fits the device, the model
-    and KV blocks of `block_size` tokens. `max_positions` bounds the positions that can be asked for, by default the
-    config's. `progress(done, total)` counts bytes.
+    and KV blocks of `block_size` tokens of `kv_cache_dtype`, by default `dtype`. `max_positions` bounds the positions that
+    can be asked for, by default the config's. `progress(done, total)` counts bytes.
     Raises ModelError or ConfigError for what cannot be computed exactly.
     """
     architecture = read_architecture(model_dir)
@@ -91,14 +92,9 @@ def load_model(
     if config.quantization is not None:
         raise ModelError(f"{model_dir} is quantized with {config.quantization!r}, which is not built yet")
     if attention_backend is None:
-        attention_backend, reason = choose_attention(
-            device.default_attention_backend,
-            dtype=dtype,
-            head_dim=config.head_dim,
-            block_size=block_size,
-            deterministic=deterministic,
-        )
-        event(_LOGGER, logging.INFO, "attention backend", backend=attention_backend, reason=reason)
+        attention_backend = _choose_attention(
+            device, config, dtype=dtype, kv_cache_dtype=kv_cache_dtype, block_size=block_size, deterministic=deterministic
+        )  # fmt: skip
     kernels = select_kernels(device.torch_device, deterministic=deterministic)
     environment = LayerEnvironment(
         dtype=dtype,
@@ -108,6 +104,7 @@ def load_model(
         quantization=UnquantizedMethod(kernels.linear, kernels.pack),
         attention=create_attention(attention_backend, deterministic=deterministic),
         max_positions=min(config.max_positions, max_positions or config.max_positions),
+        kv_cache_dtype=kv_cache_dtype,
     )
     ignored = _RECOMPUTED + (r"|lm_head\.weight" if config.tie_word_embeddings else "")
     times_s = [time.perf_counter()]
@@ -122,3 +119,25 @@ def load_model(
     built_s, read_s, packed_s = (after - before for before, after in itertools.pairwise(times_s))
     event(_LOGGER, logging.INFO, "weights", built_s=built_s, read_s=read_s, packed_s=packed_s)
     return model
+
+
+def _choose_attention(
+    device: Device,
+    config: DecoderConfig,
+    *,
+    dtype: torch.dtype,
+    kv_cache_dtype: torch.dtype | None,
+    block_size: int | None,
+    deterministic: bool,
+) -> str:
+    name, reason = choose_attention(
+        device.default_attention_backend,
+        dtype=dtype,
+        head_dim=config.head_dim,
+        block_size=block_size,
+        kv_cache_dtype=kv_cache_dtype,
+        capability=device.capability,
+        deterministic=deterministic,
+    )
+    event(_LOGGER, logging.INFO, "attention backend", backend=name, reason=reason)
+    return name

@@ -7,7 +7,7 @@ import math
 import mmap
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +58,7 @@ class CpuDevice:
     torch_device = torch.device("cpu")
     default_dtype = torch.float32
     default_attention_backend = "native"
+    capability = (0, 0)
     distributed_backend: Literal["gloo", "nccl"] = "gloo"
     is_host = True
 
@@ -89,6 +90,10 @@ class CpuDevice:
 
     def stage(self, arrays: Sequence[npt.NDArray[Any]]) -> list[torch.Tensor]:
         return [torch.from_numpy(array) for array in arrays]
+
+    def fetch(self, tensors: Sequence[torch.Tensor]) -> Callable[[], list[npt.NDArray[Any]]]:
+        arrays = [tensor.numpy().copy() for tensor in tensors]
+        return lambda: arrays
 
     def synchronize(self) -> None:
         return None

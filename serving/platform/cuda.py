@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from serving.errors import DeviceError
-from serving.platform.pinned import PinnedRing
+from serving.platform.pinned import PinnedFetches, PinnedRing
 
 _AMPERE = (8, 0)
 
@@ -45,11 +45,16 @@ class CudaDevice:
         self.torch_device = torch.device("cuda", index)
         torch.cuda.set_device(self.torch_device)
         self._pinned = PinnedRing(self.torch_device)
+        self._fetches = PinnedFetches()
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        return torch.cuda.get_device_capability(self.torch_device)
 
     @property
     def default_attention_backend(self) -> str:
         """Our Triton kernels need an Ampere GPU; older ones take torch's own attention."""
-        ampere = torch.cuda.get_device_capability(self.torch_device) >= _AMPERE
+        ampere = self.capability >= _AMPERE
         return "triton" if ampere and find_spec("triton") is not None else "sdpa"
 
     @property
@@ -71,6 +76,9 @@ class CudaDevice:
 
     def stage(self, arrays: Sequence[npt.NDArray[Any]]) -> list[torch.Tensor]:
         return self._pinned.stage(arrays)
+
+    def fetch(self, tensors: Sequence[torch.Tensor]) -> Callable[[], list[npt.NDArray[Any]]]:
+        return self._fetches.fetch(tensors)
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.torch_device)

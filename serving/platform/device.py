@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy.typing as npt
@@ -21,6 +21,11 @@ class Device(Protocol):
     @property
     def default_dtype(self) -> torch.dtype:
         """Compute type when the model's own is not usable here."""
+        ...
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """Compute capability of a GPU; (0, 0) for the host."""
         ...
 
     @property
@@ -58,6 +63,11 @@ class Device(Protocol):
     def stage(self, arrays: Sequence[npt.NDArray[Any]]) -> list[torch.Tensor]:
         """The arrays on the device, in one transfer that nobody waits for. They must not be written to afterwards where the
         device is the host; elsewhere they may be."""
+        ...
+
+    def fetch(self, tensors: Sequence[torch.Tensor]) -> Callable[[], list[npt.NDArray[Any]]]:
+        """Begin to bring over what the tensors hold when the work that was launched so far is done; the call that is
+        returned waits for it and gives new arrays. Work that is launched from now on may overwrite the tensors."""
         ...
 
     def synchronize(self) -> None: ...

@@ -1,8 +1,8 @@
-"""Transfers from the host that nobody waits for: through pinned memory, all arrays of a step in one copy."""
+"""Transfers that nobody waits for, through pinned memory: to the device all arrays of a step in one copy, and back."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,12 @@ import numpy.typing as npt
 import torch
 
 _ALIGNMENT = 16
-_NUM_BUFFERS = 3
-"""One that the device may still read, one that is being filled, and one to spare."""
+_NUM_BUFFERS = 4
+"""A step fills two, for its inputs and for the choice of tokens, while the device may still read those of the one before."""
 _FIRST_BYTES = 1 << 16
 
 
-def layout(arrays: Sequence[npt.NDArray[Any]]) -> tuple[list[int], int]:
+def layout(arrays: Sequence[npt.NDArray[Any] | torch.Tensor]) -> tuple[list[int], int]:
     """Where each array begins when they stand one after the other, aligned; and the bytes of all."""
     starts: list[int] = []
     end = 0
@@ -42,12 +42,12 @@ def views(
 
 
 class _Buffer:
-    """Pinned memory, and the event after which the device has read it."""
+    """Pinned memory, and the event after which the device has done with it."""
 
     def __init__(self, num_bytes: int) -> None:
         self.host = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
         self.array = self.host.numpy()
-        self.was_read = torch.cuda.Event()
+        self.is_done = torch.cuda.Event()
 
 
 class PinnedRing:
@@ -65,7 +65,7 @@ class PinnedRing:
         fill(buffer.array, arrays, starts)
         memory = torch.empty(num_bytes, dtype=torch.uint8, device=self._device)
         memory.copy_(buffer.host[:num_bytes], non_blocking=True)
-        buffer.was_read.record()
+        buffer.is_done.record()
         return views(memory, arrays, starts)
 
     def _free_buffer(self, num_bytes: int) -> _Buffer:
@@ -73,7 +73,36 @@ class PinnedRing:
         if index == len(self._buffers):
             self._buffers.append(_Buffer(max(num_bytes, _FIRST_BYTES)))
         buffer = self._buffers[index]
-        buffer.was_read.synchronize()
+        buffer.is_done.synchronize()
         if len(buffer.array) < num_bytes:
             buffer = self._buffers[index] = _Buffer(2 * num_bytes)
         return buffer
+
+
+class PinnedFetches:
+    """Pinned buffers that the device writes to and the host reads later, each used again once it was read."""
+
+    def __init__(self) -> None:
+        self._free: list[_Buffer] = []
+
+    def fetch(self, tensors: Sequence[torch.Tensor]) -> Callable[[], list[npt.NDArray[Any]]]:
+        """`Device.fetch`, on the current stream."""
+        starts, num_bytes = layout(tensors)
+        buffer = self._free.pop() if self._free else _Buffer(max(num_bytes, _FIRST_BYTES))
+        if len(buffer.array) < num_bytes:
+            buffer = _Buffer(2 * num_bytes)
+        places = [
+            buffer.host[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            for tensor, start in zip(tensors, starts, strict=True)
+        ]
+        for place, tensor in zip(places, tensors, strict=True):
+            place.copy_(tensor, non_blocking=True)
+        buffer.is_done.record()
+
+        def wait() -> list[npt.NDArray[Any]]:
+            buffer.is_done.synchronize()
+            arrays = [place.numpy().copy() for place in places]
+            self._free.append(buffer)
+            return arrays
+
+        return wait

@@ -25,9 +25,9 @@ _TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _POINTERS = {
     "block_tables": "*i32", "seq_lens": "*i32", "query_start": "*i32", "counters": "*i32", "slot_mapping": "*i64",
     "partials": "*fp32", "partial_stats": "*fp32", "key_scale": "*fp32", "value_scale": "*fp32",
-    "alibi_slopes": "*fp32", "sinks": "*fp32",
+    "alibi_slopes": "*fp32", "sinks": "*fp32", "positions": "*i64",
 }  # fmt: skip
-_TENSORS = {"output", "query", "key", "value", "key_cache", "value_cache"}
+_TENSORS = {"output", "query", "key", "value", "key_cache", "value_cache", "query_key", "table"}
 _FLOATS = {"scale_log2", "softcap"}
 _CUOBJDUMP = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
 
@@ -174,3 +174,20 @@ def test_kv_write(dtype: torch.dtype, fp8: str, tmp_path: Path) -> None:
     constants |= {} if fp8 else {"key_scale": None, "value_scale": None}
     compiled = compile_for(kv_write._reshape_and_cache_kernel, dtype, constants, 80, fp8=bool(fp8))
     assert_fits(compiled, 80, tmp_path)
+
+
+@pytest.mark.parametrize(("dtype", "fp8"), [(torch.bfloat16, ""), (torch.bfloat16, "bits")])
+def test_rotation_with_the_kv_write(dtype: torch.dtype, fp8: str, tmp_path: Path) -> None:
+    constants = {
+        "NUM_HEADS": 32,
+        "GROUP": 4,
+        "GROUP_PADDED": 4,
+        "BLOCK_SIZE": 16,
+        "HALF": 64,
+        "HALF_PADDED": 64,
+    }
+    constants |= {"KEY_SCALES": 1, "VALUE_SCALES": 1} if fp8 else {"KEY_SCALES": 0, "VALUE_SCALES": 0}
+    none = {} if fp8 else {"key_scale": None, "value_scale": None}
+    kernel = kv_write._rotate_and_cache_kernel
+    compiled = compile_for(kernel, dtype, constants | none, 90, fp8=bool(fp8), num_warps=1)
+    assert_fits(compiled, 90, tmp_path)

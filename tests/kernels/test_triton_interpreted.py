@@ -64,6 +64,7 @@ import json, sys
 from serving.kernels.triton import paged_attention
 from tests.gpu.attention_cases import deterministic_differences, run_backends, run_kernels, run_packed, written_slots
 from tests.gpu.pointwise_cases import errors as pointwise_errors
+from tests.gpu.rotation_cases import faults
 from tests.kernels.test_triton_interpreted import *
 errors = {str(case): run_kernels(case) for case in [*KERNEL_CASES, *SPLIT_CASES, *FP8_CASES]}
 paged_attention._NATIVE_FP8_CAPABILITY = (0, 0)
@@ -74,7 +75,8 @@ pointwise = pointwise_errors()
 paged_attention.DETERMINISTIC_SEGMENT = 64
 multiply_rows_alike()
 bits = {str(case): deterministic_differences(case) for case in DETERMINISTIC_CASES}
-json.dump({"errors": errors, "bits": bits, "pointwise": pointwise, "written": written_slots()}, sys.stdout)
+json.dump({"errors": errors, "bits": bits, "pointwise": pointwise, "written": written_slots(), "rotation": faults()},
+    sys.stdout)
 """
 
 
@@ -155,3 +157,7 @@ def test_pointwise_kernels(results: dict[str, Any]) -> None:
 
 def test_a_negative_slot_is_not_written(results: dict[str, Any]) -> None:
     assert results["written"] == [17, 40]
+
+
+def test_rotation_with_the_kv_write(results: dict[str, Any]) -> None:
+    assert results["rotation"] == {"cases": "24"}

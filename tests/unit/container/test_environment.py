@@ -78,6 +78,7 @@ ACCEPTED = [
     ("CUDA_MEMORY_FRACTION", "0.5", "cache.memory_fraction", 0.5),
     ("PREFIX_CACHING", "0", "cache.prefix_caching", False),
     ("KV_BLOCK_SIZE", "32", "cache.block_size", 32),
+    ("KV_CACHE_DTYPE", "fp8_e4m3fn", "cache.dtype", "fp8_e4m3"),
     ("STEP_TIME_BUDGET_S", "0.1", "scheduler.step_time_budget_s", 0.1),
     ("DETERMINISTIC", "yes", "runtime.deterministic", True),
     ("DECODE_GRAPHS", "off", "runtime.decode_graphs", False),

@@ -31,6 +31,7 @@ ALIASES = [
     ("OPTION_GPU_MEMORY_UTILIZATION", "0.8", "cache.memory_fraction", 0.8),
     ("OPTION_ENABLE_PREFIX_CACHING", "false", "cache.prefix_caching", False),
     ("OPTION_BLOCK_SIZE", "32", "cache.block_size", 32),
+    ("OPTION_KV_CACHE_DTYPE", "fp8", "cache.dtype", "fp8_e4m3"),
     ("OPTION_CHAT_TEMPLATE", "/t.jinja", "model.chat_template", "/t.jinja"),
     ("OPTION_SERVED_MODEL_NAME", "a", "model.served_names", ("a",)),
     ("OPTION_OUTPUT_FORMATTER", "jsonlines", "http.default_accept", "application/jsonlines"),
@@ -59,6 +60,7 @@ ALIASES = [
     ("SM_VLLM_ENABLE_PREFIX_CACHING", "false", "cache.prefix_caching", False),
     ("SM_VLLM_NO_ENABLE_PREFIX_CACHING", "true", "cache.prefix_caching", False),
     ("SM_VLLM_BLOCK_SIZE", "32", "cache.block_size", 32),
+    ("SM_VLLM_KV_CACHE_DTYPE", "auto", "cache.dtype", "auto"),
     ("SM_VLLM_SERVED_MODEL_NAME", "a", "model.served_names", ("a",)),
     ("SM_VLLM_SERVED_MODEL_NAME", '["a", "b"]', "model.served_names", ("a", "b")),
     ("SM_VLLM_CHAT_TEMPLATE", "/t.jinja", "model.chat_template", "/t.jinja"),
@@ -79,6 +81,7 @@ ALIASES = [
 
 REFUSED_VALUES = [
     ("OPTION_DTYPE", "int8", "bf16"),
+    ("OPTION_KV_CACHE_DTYPE", "fp8_e5m2", "fp8_e4m3"),
     ("OPTION_TENSOR_PARALLEL_DEGREE", "all", "max"),
     ("OPTION_OUTPUT_FORMATTER", "my_formatter", "sse"),
     ("OPTION_PREDICT_TIMEOUT", "-1", "at least 0"),

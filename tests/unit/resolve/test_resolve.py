@@ -174,3 +174,11 @@ def test_device_facts_of_this_machine() -> None:
     facts = read_device_facts()
     assert facts.num_cores >= 1
     assert bool(facts.num_gpus) != bool(facts.gpu_driver)
+
+
+def test_a_float8_cache_is_for_gpus() -> None:
+    declared = ServerConfig(cache=CacheConfig(dtype="fp8_e4m3"))
+    config, decisions = resolved(declared, GPUS)
+    assert config.kv_cache_dtype == "fp8_e4m3" and "448" in decisions["kv_cache_scales"].reason
+    assert resolved(devices=GPUS)[0].kv_cache_dtype == "auto"
+    assert "KV_CACHE_DTYPE" in refusal(declared).message
