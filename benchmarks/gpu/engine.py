@@ -45,6 +45,8 @@ def _load(folder: Path, options: Options) -> LLM:
         device=options.device,
         dtype="float32" if options.device == "cpu" else "bfloat16",
         prefix_caching=False,
+        async_scheduling=options.async_scheduling,
+        kv_cache_dtype=options.kv_cache_dtype,
         num_threads=1 if options.device == "cpu" else None,
         max_batch_prefill_tokens=None if options.device == "cpu" else _STEP_TOKENS,
     )

@@ -19,6 +19,8 @@ class Options:
     device: Literal["cuda", "cpu"]
     mix: bool
     limit_s: float
+    async_scheduling: Literal["auto", "on", "off"]
+    kv_cache_dtype: Literal["auto", "fp8_e4m3"]
 
     @property
     def workload(self) -> Workload:
@@ -33,4 +35,6 @@ def parse(description: str | None) -> Options:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--mix", action="store_true", help="the mixed workload too")
     parser.add_argument("--limit-s", type=float, default=600.0, help="the mixed workload stops here")
+    parser.add_argument("--async-scheduling", choices=("auto", "on", "off"), default="auto")
+    parser.add_argument("--kv-cache-dtype", choices=("auto", "fp8_e4m3"), default="auto")
     return Options(**vars(parser.parse_args()))

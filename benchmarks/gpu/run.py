@@ -29,9 +29,15 @@ from typing import Any
 from benchmarks.gpu.summary import compare, show
 
 ROOT = Path(__file__).parents[2]
-KERNEL_TESTS = ("tests/gpu/test_attention.py", "tests/gpu/test_models.py")
+KERNEL_TESTS = (
+    "tests/gpu/test_attention.py",
+    "tests/gpu/test_pointwise.py",
+    "tests/gpu/test_sampler.py",
+    "tests/gpu/test_models.py",
+)
 ENGINE_TESTS = (
     "tests/gpu/test_engine.py",
+    "tests/gpu/test_graphs.py",
     "tests/gpu/test_structured_output.py",
     "tests/gpu/test_memory.py",
     "tests/gpu/test_server.py",

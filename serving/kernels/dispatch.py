@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from serving.contracts import TokenSampler
 from serving.kernels import cpu, reference
 from serving.kernels.cpu import tiled
 from serving.kernels.cpu.native.sampling import NativeSampler
@@ -30,6 +31,8 @@ class Kernels:
     mask_tokens: Callable[[Tensor, Tensor, list[int]], None]
     sampler: Callable[[], NativeSampler] | None = None
     """Makes a compiled sampler; without one `serving.sampling` works in torch."""
+    device_sampler: Callable[[int, int, torch.device], TokenSampler] | None = None
+    """Makes a sampler for so many rows of a vocabulary that works where the logits are; without one the host waits."""
 
 
 REFERENCE = Kernels(
@@ -75,7 +78,13 @@ def _cuda_kernels(device: torch.device) -> Kernels:
     """Triton's pointwise kernels; products and gathers are the vendor's. Triton needs compute capability 8.0."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
         return REFERENCE
+    return triton_kernels()
+
+
+def triton_kernels() -> Kernels:
+    """Those of Ampere GPUs and newer ones, and what Triton's interpreter runs on a CPU."""
     from serving.kernels.triton import pointwise
+    from serving.kernels.triton.sampler_launch import TritonSampler
 
     return replace(
         REFERENCE,
@@ -83,6 +92,7 @@ def _cuda_kernels(device: torch.device) -> Kernels:
         add_rms_norm=pointwise.add_rms_norm,
         rotary=pointwise.rotary,
         silu_mul=pointwise.silu_mul,
+        device_sampler=TritonSampler,
     )
 
 

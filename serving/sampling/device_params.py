@@ -1,14 +1,16 @@
-"""Rows' parameters as the GPU's sampler reads them: a table of integers that the host writes and sends without waiting.
+"""Rows' parameters as the GPU's sampler reads them: lines of integers, one per row, of which a step sends those it needs.
 Knows sampling parameters, not kernels."""
 
 from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
+from serving.contracts import MAX_LIKELIEST
 from serving.sampling.adjustments import adjusts, bans
 from serving.sampling_params import SamplingParams
 
@@ -18,26 +20,23 @@ _POSITION, _MASK = 5, 7
 
 def covers(params: SamplingParams) -> bool:
     """False for rows whose logits something else has to change first, and for typical sampling: those need `Sampler`."""
-    return not adjusts(params) and not bans(params) and params.typical_p == 1.0
+    return (
+        not adjusts(params)
+        and not bans(params)
+        and params.typical_p == 1.0
+        and params.top_n_tokens <= MAX_LIKELIEST
+    )
 
 
 class DeviceParams:
-    """`table` [max_rows, 9] int64 on the device, columns as `serving.kernels.triton.sampler` names them. Doubles are held
-    as their bits."""
+    """Columns as `serving.kernels.triton.sampler` names them. Doubles are held as their bits."""
 
-    def __init__(self, max_rows: int, device: torch.device) -> None:
-        self.table = torch.zeros((max_rows, NUM_COLUMNS), dtype=torch.int64, device=device)
-        # Two, because the step before may still be reading what it was sent.
-        self._hosts = [
-            torch.zeros((max_rows, NUM_COLUMNS), dtype=torch.int64, pin_memory=device.type == "cuda")
-            for _ in range(2)
-        ]
-        self._turn = 0
-        self._rows = self._hosts[0].numpy().copy()
+    def __init__(self, max_rows: int) -> None:
+        self._lines = np.zeros((max_rows, NUM_COLUMNS), dtype=np.int64)
 
-    def write(self, place: int, params: SamplingParams, seed: int) -> None:
-        """The row at `place` of the batch is another one now. Its position and mask are `send`'s."""
-        self._rows[place] = (
+    def write(self, row: int, params: SamplingParams, seed: int) -> None:
+        """The row of this number is another one now."""
+        self._lines[row] = (
             _bits(params.temperature),
             _bits(params.top_p),
             _bits(math.log(params.min_p) if params.min_p > 0.0 else -math.inf),
@@ -49,19 +48,14 @@ class DeviceParams:
             params.top_n_tokens,
         )
 
-    def send(self, positions: list[int], masked: list[int] | None = None) -> Tensor:
-        """Output positions of the first rows; mask m is for row `masked[m]`. Returns the table, which the device has before
-        it runs what is launched next on this stream."""
-        count = len(positions)
-        self._rows[:count, _POSITION] = positions
-        self._rows[:count, _MASK] = -1
-        if masked:
-            self._rows[masked, _MASK] = range(len(masked))
-        self._turn = 1 - self._turn
-        host = self._hosts[self._turn]
-        host.numpy()[:count] = self._rows[:count]
-        self.table[:count].copy_(host[:count], non_blocking=True)
-        return self.table
+    def lines(
+        self, rows: npt.NDArray[np.int64], positions: Sequence[int], masked: Sequence[int] = ()
+    ) -> npt.NDArray[np.int64]:
+        """A new array [R, 9] for these row numbers, at these output positions; mask m is for line `masked[m]`."""
+        lines = self._lines[rows]
+        lines[:, _POSITION] = positions
+        lines[list(masked), _MASK] = range(len(masked))
+        return lines
 
 
 def _bits(value: float) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from serving.batch import BlockCopy, ScheduledBatch, StepResult
-from serving.contracts import AttentionMetadata, ForwardContext, GraphBackend, KVLayerCache
+from serving.contracts import ForwardContext, GraphBackend, KVLayerCache
 from serving.distributed import ParallelContext, broadcast_from_rank0
 from serving.grammar.row_matchers import RowMasks, RowMatchers
 from serving.grammar.store import GrammarStore
@@ -29,8 +29,10 @@ from serving.sampling.token_mask import TokenMasks
 from serving.sampling_params import SamplingParams
 from serving.worker.decode_graphs import DecodeGraphs
 from serving.worker.decode_inputs import PackedTokens
+from serving.worker.device_sampling import DeviceSampling
 from serving.worker.input_batch import UNKNOWN_TOKEN, InputBatch, StepInputs
 from serving.worker.launched_step import LaunchedStep
+from serving.worker.warm_up_steps import cached_step, largest_step
 
 _LOGIT_ROWS = 256
 """Rows of logits made at once for prompt log-probabilities: bounds the memory of prompt_length x vocabulary."""
@@ -71,6 +73,10 @@ class ModelRunner:
         self._max_num_seqs = max_num_seqs
         self._groups = [group.name for group in model.kv_groups]
         self._sampler = Sampler(eos_token_ids, mask_tokens=kernels.mask_tokens, native=kernels.sampler)
+        self._on_device: DeviceSampling | None = None
+        if kernels.device_sampler is not None and parallel.rank == 0:
+            sampler = kernels.device_sampler(max_num_seqs, model.vocab_size, device.torch_device)
+            self._on_device = DeviceSampling(sampler, device, max_rows=max_num_seqs)
         self._grammars: GrammarStore | None = None
         self._matchers = RowMatchers(model.vocab_size, beside=device.torch_device.type != "cpu")
         self._caches: list[KVLayerCache] = []
@@ -121,6 +127,9 @@ class ModelRunner:
     def warm_up(self, num_tokens: int) -> float:
         """Run the largest step without a cache: `num_tokens` of one row, then logits and samples of as many rows as can
         sample at once. Returns its seconds; the device's peak memory is the caller's to read, and `graph_bytes`."""
+        if not self._device.is_host:
+            # Compiling kernels is no part of a step's time.
+            self._run_without_cache(num_tokens, min(num_tokens, self._max_num_seqs))
         self._device.synchronize()
         started_s = time.perf_counter()
         logits = self._run_without_cache(num_tokens, min(num_tokens, self._max_num_seqs))
@@ -133,6 +142,8 @@ class ModelRunner:
             self._sampler.sample(logits, rows)
         self._device.synchronize()
         seconds = time.perf_counter() - started_s
+        if logits is not None and self._on_device is not None:
+            self._on_device.warm_up(logits)
         if self._graph_backend is not None and self._device.peak_bytes() > 0:
             self._device.reset_peak()
             held = self._device.peak_bytes()
@@ -142,19 +153,17 @@ class ModelRunner:
 
     def _run_without_cache(self, num_tokens: int, num_logits: int) -> Tensor | None:
         device = self._device.torch_device
-        positions = torch.zeros(num_tokens, dtype=torch.int64, device=device)
-        metadata = AttentionMetadata(
-            query_start=torch.tensor([0, num_tokens], dtype=torch.int32, device=device),
-            seq_lens=torch.tensor([num_tokens], dtype=torch.int32, device=device),
-            block_tables=torch.zeros((1, 1), dtype=torch.int32, device=device),
-            slot_mapping=torch.zeros(num_tokens, dtype=torch.int64, device=device),
-            query_lens_list=[num_tokens],
-            seq_lens_list=[num_tokens],
-            block_size=self._block_size,
-        )
-        context = ForwardContext(attention={name: metadata for name in self._groups}, caches=None)
-        hidden = self._model.forward(positions, positions, context)
+        packed = largest_step(num_tokens, self._groups, block_size=self._block_size, device=device)
+        context = ForwardContext(attention=packed.attention, caches=None)
+        hidden = self._model.forward(packed.token_ids, packed.positions, context)
         return self._model.compute_logits(hidden[:num_logits])
+
+    @torch.inference_mode()
+    def warm_up_cache(self) -> None:
+        """Run a step that reads the cache, so that what it needs is compiled before the first request. On all ranks."""
+        device = self._device.torch_device
+        self._forward(cached_step(self._groups, block_size=self._block_size, device=device))
+        self._device.synchronize()
 
     @torch.inference_mode()
     def launch(self, batch: ScheduledBatch) -> LaunchedStep:
@@ -229,14 +238,7 @@ class ModelRunner:
         if self._parallel.rank > 0:
             ids = torch.empty(len(inputs.sampling), dtype=torch.int64, device=self._device.torch_device)
         else:
-            rows = [self._inputs[row].sampling for row in inputs.sampling]
-            if masks is None:
-                step.result.sampled = self._sampler.sample(logits, rows)
-            else:
-                computed = masks()
-                step.result.failed_rows = computed.failures
-                step.result.sampled = self._sampler.sample(logits, rows, _token_masks(computed, inputs))
-            ids = torch.tensor([token.token_id for token in step.result.sampled], device=logits.device)
+            ids = self._choose(logits, inputs, masks, step)
         if self._parallel.size > 1:
             ids = broadcast_from_rank0(ids, self._parallel)
         step.ids, step.sampling = ids, inputs.sampling
@@ -252,12 +254,33 @@ class ModelRunner:
         else:
             self._read(step)
 
+    def _choose(
+        self, logits: Tensor, inputs: StepInputs, masks: Callable[[], RowMasks] | None, step: LaunchedStep
+    ) -> Tensor:
+        """The ids; where the device chooses for itself, nobody waits for them here."""
+        rows = [self._inputs[row].sampling for row in inputs.sampling]
+        permitted = None
+        if masks is not None:
+            computed = masks()
+            step.result.failed_rows = computed.failures
+            permitted = _token_masks(computed, inputs)
+        if self._on_device is not None:
+            step.chosen = self._on_device.launch(logits, rows, permitted)
+            if step.chosen is not None:
+                return step.chosen.ids
+        step.result.sampled = self._sampler.sample(logits, rows, permitted)
+        return torch.tensor([token.token_id for token in step.result.sampled], device=logits.device)
+
     def _read(self, step: LaunchedStep) -> None:
         """The ids of a step, which the device may still be computing."""
         if step.ids is None:
             return
-        sampled_ids = step.ids.tolist()
-        step.ids = None
+        if step.chosen is None:
+            sampled_ids = step.ids.tolist()
+        else:
+            step.result.sampled = step.chosen.read()
+            sampled_ids = [token.token_id for token in step.result.sampled]
+        step.ids = step.chosen = None
         if self._reads_late:
             late = zip(step.sampling, step.rows, step.ends, sampled_ids, strict=True)
             alive = [

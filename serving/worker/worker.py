@@ -24,6 +24,7 @@ from serving.worker.launched_step import LaunchedStep
 from serving.worker.model_runner import ModelRunner
 
 _CAPTURE_LIMIT_S = 5.0
+_KV_DTYPES = {"fp8_e4m3": torch.float8_e4m3fn}
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Worker:
             parallel=self._parallel,
             deterministic=config.deterministic,
             block_size=config.block_size,
+            kv_cache_dtype=_KV_DTYPES.get(config.kv_cache_dtype),
             max_positions=config.max_total_tokens,
             progress=progress,
         )
@@ -98,6 +100,11 @@ class Worker:
         self._ready.initialize_cache(num_blocks)
         if self._device.is_host:
             return
+        started_s = time.perf_counter()
+        self._ready.warm_up_cache()
+        logs.event(
+            logger, logging.INFO, "cached step warmed up", seconds=round(time.perf_counter() - started_s, 3)
+        )
         started_s = time.perf_counter()
         if count := self._ready.capture_graphs(_CAPTURE_LIMIT_S):
             seconds = round(time.perf_counter() - started_s, 3)

@@ -6,16 +6,17 @@ import math
 import random
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from serving.contracts import MAX_LIKELIEST, SamplerSteps
 from serving.sampling.device_params import DeviceParams, covers
 from serving.sampling.sampler import Sampler, SamplingRow
 from serving.sampling.token_mask import TokenMasks
 from serving.sampling_params import Grammar, SamplingParams
 
 GRAMMAR = Grammar(kind="regex", source="a")
-CAPACITY = 64
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Case:
     seed: int = 0
     greedy: bool = False
     ties: bool = False
+    coarse: bool = False
+    """Many more tokens tie than there is room for."""
     spread: float = 3.0
 
 
@@ -45,7 +48,7 @@ def random_params(rng: random.Random, vocab: int, greedy: bool) -> SamplingParam
 
 def run(case: Case, device: str) -> list[str]:
     """What differs from the torch sampler, in words."""
-    from serving.kernels.triton.sampler_launch import DeviceSampler, Steps
+    from serving.kernels.triton.sampler_launch import TritonSampler
 
     rng = random.Random(case.seed)
     torch.manual_seed(case.seed)
@@ -53,6 +56,8 @@ def run(case: Case, device: str) -> list[str]:
     logits.copy_(torch.randn(case.rows, case.vocab) * case.spread)
     if case.ties:
         logits.copy_(logits.bfloat16().float())
+    if case.coarse:
+        logits.copy_(logits.round())
     rows = [
         SamplingRow(index, random_params(rng, case.vocab, case.greedy), rng.getrandbits(64), [1] * 9, 3 + index % 7)
         for index in range(case.rows)
@@ -63,15 +68,16 @@ def run(case: Case, device: str) -> list[str]:
     bits[:, 0] |= 4
     masks = TokenMasks(masked, bits) if masked else None
     where = torch.device(device)
-    params = DeviceParams(case.rows + 3, where)
-    for place, row in enumerate(rows):
+    params = DeviceParams(case.rows + 3)
+    for row in rows:
         assert covers(row.params)
-        params.write(place, row.params, row.seed)
-    table = params.send([row.num_output_tokens for row in rows], masked)
-    steps = Steps(
-        draws=not case.greedy, top_k=not case.greedy, top_p=not case.greedy, raw=True, num_top=CAPACITY
+        params.write(row.row, row.params, row.seed)
+    lines = params.lines(np.arange(case.rows), [row.num_output_tokens for row in rows], masked)
+    table = torch.from_numpy(lines).to(where)
+    steps = SamplerSteps(
+        draws=not case.greedy, top_k=not case.greedy, top_p=not case.greedy, raw=True, likeliest=True
     )
-    sampler = DeviceSampler(max_rows=case.rows + 3, vocab_size=case.vocab, device=where)
+    sampler = TritonSampler(case.rows + 3, case.vocab, where)
     chosen = sampler.launch(logits.to(where), table, steps, bits=bits.to(where) if masked else None)
     expected = Sampler().sample(logits.clone(), rows, masks)
     return [
@@ -90,10 +96,11 @@ def _differences(row: SamplingRow, chosen: object, want: object) -> list[str]:
     count = int(chosen.num_top[index])
     if count != len(want.top_ids):
         return [*found, f"row {index}: {count} likeliest, not {len(want.top_ids)}: {row.params}"]
-    if count <= CAPACITY:
-        ids, values = chosen.top_ids[index, :count].tolist(), chosen.top_logprobs[index, :count]
-        if ids != want.top_ids or not torch.allclose(values.cpu(), Tensor(want.top_logprobs), atol=3e-5):
-            found.append(f"row {index}: {ids} {values}, not {want.top_ids} {want.top_logprobs}: {row.params}")
+    shown = min(count, MAX_LIKELIEST)
+    ids, values = chosen.top_ids[index, :shown].tolist(), chosen.top_logprobs[index, :shown].cpu()
+    same = torch.allclose(values, Tensor(want.top_logprobs[:shown]), atol=3e-5)
+    if ids != want.top_ids[:shown] or not same:
+        found.append(f"row {index}: {ids} {values}, not {want.top_ids} {want.top_logprobs}: {row.params}")
     return found
 
 

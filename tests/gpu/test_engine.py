@@ -112,6 +112,22 @@ def test_half_types_run_and_repeat(dtype: str, on_cpu: list[RequestOutput]) -> N
     assert agree >= 0.9 * len(PROMPTS), "first tokens rarely differ from float32's"
 
 
+def test_a_float8_cache_holds_twice_as_much_and_answers_alike(on_cpu: list[RequestOutput]) -> None:
+    params = SamplingParams(temperature=0.0, max_new_tokens=8, ignore_eos=True)
+    answers = []
+    for mode in ("off", "on"):
+        with LLM(
+            "demo", device=DEVICE, dtype="bfloat16", kv_cache_dtype="fp8_e4m3", async_scheduling=mode
+        ) as llm:  # type: ignore[arg-type]
+            answers.append([output.token_ids for output in llm.generate(PROMPTS, params, progress=False)])
+            num_blocks = llm.ready.num_blocks
+    with LLM("demo", device=DEVICE, dtype="bfloat16") as llm:
+        assert num_blocks > 1.8 * llm.ready.num_blocks
+    same = sum(a == b for a, b in zip(*answers, strict=True))
+    agree = sum(ids[0] == wanted.token_ids[0] for ids, wanted in zip(answers[1], on_cpu, strict=True))
+    assert same >= 0.9 * len(PROMPTS) and agree >= 0.8 * len(PROMPTS)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_deterministic_bits_do_not_depend_on_neighbours(dtype: str) -> None:
     rng = random.Random(2)

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from serving import LLM, RequestOutput, SamplingParams
+from serving.kernels.triton.sampler_launch import TritonSampler
 from serving.platform import get_device
 from serving.platform.cuda_graphs import CudaGraphBackend, padded_sizes
+from serving.sampling.sampler import SamplingRow
+from serving.worker.device_sampling import DeviceSampling
 from tests.promises.prompts import PROMPTS
 
 pytestmark = pytest.mark.gpu
@@ -73,6 +76,38 @@ def test_arrays_arrive_in_order() -> None:
         staged = device.stage([numbers, narrow])
         numbers[:], narrow[:] = -1, -1
         assert staged[0].tolist() == list(range(size)) and staged[1].unique().tolist() == [size]
+
+
+def test_what_is_fetched_is_what_was_there() -> None:
+    device = get_device("cuda")
+    numbers, shares = torch.arange(5, device="cuda"), torch.rand(70_000, device="cuda")
+    wanted = shares.cpu().numpy()
+    arrivals = [device.fetch([numbers, shares, shares[:0]]) for _ in range(3)]
+    numbers.fill_(-1)
+    shares.fill_(-1.0)
+    for arrive in arrivals[::-1]:
+        got = arrive()
+        assert got[0].tolist() == [0, 1, 2, 3, 4] and (got[1] == wanted).all() and got[2].size == 0
+
+
+def test_the_host_goes_on_before_the_device_has_chosen() -> None:
+    """A row for the device costs no wait; a penalised one does, and its tokens are the same in either loop."""
+    for params in (GREEDY, SamplingParams(temperature=0.0, repetition_penalty=1.2, max_new_tokens=24)):
+        tokens = [_generate(params, async_scheduling=mode) for mode in ("off", "on")]
+        assert tokens[0] == tokens[1]
+    device = get_device("cuda")
+    sampler = TritonSampler(8, 1000, device.torch_device)
+    sampling = DeviceSampling(sampler, device, max_rows=8)
+    logits = torch.randn(8, 1000, device="cuda")
+    sampling.warm_up(logits)
+    rows = [SamplingRow(row, GREEDY, seed=0, token_ids=[1], num_prompt_tokens=1) for row in range(8)]
+    torch.cuda.synchronize()
+    torch.cuda._sleep(2_000_000_000)  # about a second
+    started_s = time.perf_counter()
+    chosen = sampling.launch(logits, rows)
+    assert time.perf_counter() - started_s < 0.5
+    assert chosen is not None
+    assert [token.token_id for token in chosen.read()] == logits.argmax(-1).tolist()
 
 
 def test_captures_are_made_in_time() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from serving.kernels.triton.sampler_launch import DeviceSampler, Steps
+from serving.contracts import SamplerSteps
+from serving.kernels.triton.sampler_launch import TritonSampler
 from serving.sampling.device_params import DeviceParams
 from serving.sampling_params import SamplingParams
 from tests.gpu.sampler_cases import Case, run, worst_score
@@ -20,7 +22,11 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", [*CASES, Case(128_256, 64, greedy=True)], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [*CASES, Case(128_256, 64, greedy=True), Case(32_000, 16, seed=9, coarse=True)],
+    ids=str,
+)
 def test_choices_are_those_of_the_torch_sampler(case: Case) -> None:
     assert run(case, "cuda") == []
 
@@ -33,20 +39,20 @@ def test_scores(vocab: int) -> None:
 def test_a_captured_launch_follows_its_tensors() -> None:
     device = torch.device("cuda")
     rows, vocab = 4, 32_000
-    sampler = DeviceSampler(max_rows=rows, vocab_size=vocab, device=device)
-    params = DeviceParams(rows, device)
-    for place in range(rows):
-        params.write(place, SamplingParams(temperature=0.9, top_k=40, top_p=0.9), seed=place)
-    table = params.send([0] * rows)
+    sampler = TritonSampler(rows, vocab, device)
+    params = DeviceParams(rows)
+    for row in range(rows):
+        params.write(row, SamplingParams(temperature=0.9, top_k=40, top_p=0.9), seed=row)
+    table = torch.from_numpy(params.lines(np.arange(rows), [0] * rows)).to(device)
     logits = torch.randn(rows, vocab, device=device)
-    steps = Steps(draws=True, top_k=True, top_p=True)
+    steps = SamplerSteps(draws=True, top_k=True, top_p=True)
     sampler.launch(logits, table, steps)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = sampler.launch(logits, table, steps)
     for position in range(3):
         logits.copy_(torch.randn(rows, vocab, device=device))
-        params.send([position] * rows)
+        table.copy_(torch.from_numpy(params.lines(np.arange(rows), [position] * rows)))
         graph.replay()
         replayed = captured.ids.clone()
         assert torch.equal(sampler.launch(logits, table, steps).ids, replayed)

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
@@ -23,7 +24,7 @@ from serving.sampling_params import SamplingParams
 from tests.gpu.sampler_cases import Case
 
 ROOT = Path(__file__).parents[2]
-CASES = [Case(300, 3, greedy=True), Case(300, 3, seed=5), Case(2500, 3, seed=1, ties=True)]
+CASES = [Case(300, 2, greedy=True), Case(300, 2, seed=5, coarse=True), Case(2500, 2, seed=1, ties=True)]
 MORE_CASES = [Case(300, 24, seed=2), Case(2500, 16, seed=3), Case(5003, 12, seed=4, ties=True, spread=12.0)]
 _CHILD = """
 import json, sys
@@ -39,7 +40,7 @@ _INTEGERS = {
     "kept_key": "*i64", "limits": "*i64", "least": "*i64", "top_k_key": "*i64", "top_p_key": "*i64", "last_key": "*i64",
 }  # fmt: skip
 _DOUBLES = {"partials", "partials_out", "whole", "mass", "normalizers", "tied_left"}
-_NUMBERS = {"stride", "vocab_size", "num_words", "num_tiles"}
+_NUMBERS = {"stride", "vocab_size", "num_words", "num_tiles", "shift", "shift_before"}
 _SHAPE = {
     "TILE": sampler.TILE,
     "CHUNK": sampler.CHUNK,
@@ -84,7 +85,7 @@ def test_more_choices_are_those_of_the_torch_sampler() -> None:
     [
         (sampler.peaks_kernel, {}),
         (sampler.search_kernel, {"MODE": sampler.TOP_P, "LEVEL": 1}),
-        (sampler.search_kernel, {"MODE": sampler.TOP_N, "LEVEL": 6}),
+        (sampler.search_kernel, {"MODE": sampler.TOP_N, "LEVEL": sampler.LATER}),
         (sampler.finish_kernel, {"MODE": sampler.TOP_K}),
         (sampler.mass_kernel, {}),
         (sampler.draw_kernel, {}),
@@ -116,10 +117,9 @@ def test_kernels_compile_and_keep_to_registers(
 
 
 def test_a_seed_beyond_a_signed_integer_keeps_its_bits() -> None:
-    import torch
-
-    params = DeviceParams(2, torch.device("cpu"))
-    params.write(1, SamplingParams(temperature=0.5, top_k=7), 2**64 - 3)
-    table = params.send([4, 9], [1])
-    assert table[1, [3, 4, 5, 7]].tolist() == [7, -3, 9, 0]
-    assert table[0, 7] == -1
+    params = DeviceParams(3)
+    params.write(2, SamplingParams(temperature=0.5, top_k=7), 2**64 - 3)
+    lines = params.lines(np.array([0, 2]), [4, 9], [1])
+    assert lines[1, [3, 4, 5, 7]].tolist() == [7, -3, 9, 0]
+    assert lines[0, 5] == 4 and lines[1, 8] == 0
+    assert params.lines(np.array([2]), [10])[0, [5, 7]].tolist() == [10, -1], "a mask is for one step"

@@ -18,6 +18,10 @@ TILE = 2048
 CHUNK = 128
 FAN = 32
 LEVELS = 7  # 5 bits each: all 32 of a key
+SHIFTS = (27, 22, 17, 12, 7, 2, 0)
+"""Bits below those that each level finds. The last level overlaps the one before."""
+LATER = 2
+"""Levels from this one on are the same kernel."""
 TOP_K, TOP_P, TOP_N = 0, 1, 2
 
 # Columns of the parameters [R, 9] int64; the doubles are stored as their bits.
@@ -61,7 +65,7 @@ def _load_logits(
     return values
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_words"])
 def peaks_kernel(
     best, best_id, total, raw_best, raw_total, logits, params, bits, stride, vocab_size, num_words, num_tiles,
     TILE: tl.constexpr, HAS_MASK: tl.constexpr, WANTS_RAW: tl.constexpr,
@@ -128,21 +132,20 @@ def _narrowed(partials, key, whole, params, row, num_tiles, shift,
     return key + tl.max(tl.maximum(tl.sum(reached, axis=0) - 1, 0) * step, axis=0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_words", "shift", "shift_before"])
 def search_kernel(
     partials_out, keys_out, whole, partials, keys, best, kept_key, limits,
-    logits, params, bits, stride, vocab_size, num_words, num_tiles,
+    logits, params, bits, stride, vocab_size, num_words, num_tiles, shift, shift_before,
     MODE: tl.constexpr, LEVEL: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr, FAN: tl.constexpr,
     TILES_PADDED: tl.constexpr, HAS_MASK: tl.constexpr, WANTS_RAW: tl.constexpr,
 ):  # fmt: skip
-    """One level of the search for a row's last key. Grid (R, tiles). Per tile and tried key: how many tokens (or how much
-    mass) have that key or a higher one. `kept_key` [R] bounds top-p by what top-k left, `limits` [R] top-n by all filters.
-    """
+    """One level of the search for a row's last key; LEVEL is 0, 1 or LATER. Grid (R, tiles). Per tile and tried key: how
+    many tokens (or how much mass) have that key or a higher one. `kept_key` [R] bounds top-p by what top-k left, and
+    `limits` [R] top-n by all filters."""
     row = tl.program_id(0).to(tl.int64)
     tile = tl.program_id(1)
     fan = tl.arange(0, FAN)
     key = tl.zeros([], tl.int64)
-    shift: tl.constexpr = 27 - 5 * LEVEL if LEVEL < 6 else 0
     mass_of_all = tl.zeros([], tl.float64)
     if LEVEL > 0:
         if MODE == 1:
@@ -153,9 +156,10 @@ def search_kernel(
                     tl.store(whole + row, mass_of_all)
             else:
                 mass_of_all = tl.load(whole + row)
-        before: tl.constexpr = 27 - 5 * (LEVEL - 1)
         first = tl.load(keys + row)
-        key = _narrowed(partials, first, mass_of_all, params, row, num_tiles, before, MODE, TILES_PADDED, FAN)
+        key = _narrowed(
+            partials, first, mass_of_all, params, row, num_tiles, shift_before, MODE, TILES_PADDED, FAN
+        )
     if tile == 0:
         tl.store(keys_out + row, key)
     place = (row * num_tiles + tile) * FAN
@@ -220,7 +224,7 @@ def _least_key(top_k_key, top_p_key, params, highest, row):
     return tl.maximum(tl.maximum(tl.load(top_k_key + row), tl.load(top_p_key + row)), key)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_words"])
 def mass_kernel(
     mass, ties, least, best, top_k_key, top_p_key, logits, params, bits, stride, vocab_size, num_words, num_tiles,
     TILE: tl.constexpr, TILES_PADDED: tl.constexpr, HAS_MASK: tl.constexpr,
@@ -312,7 +316,7 @@ def _drawn(
     return tl.minimum(tile * TILE + passed, final).to(tl.int64), left, mass_left
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_words"])
 def draw_kernel(
     ids, logprobs, normalizers, tied_left, best, best_id, total, raw_best, raw_total, mass, ties, least, whole, top_p_key,
     logits, params, bits, stride, vocab_size, num_words, num_tiles,
@@ -358,15 +362,19 @@ def draw_kernel(
     tl.store(normalizers + row, normalizer)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_words"])
 def collect_kernel(
     packed, num_found, best, raw_best, last_key, least, top_p_key, tied_left,
     logits, params, bits, stride, vocab_size, num_words, num_tiles,
     TILE: tl.constexpr, CAPACITY: tl.constexpr, HAS_MASK: tl.constexpr, WANTS_RAW: tl.constexpr,
 ):  # fmt: skip
-    """Tokens from `last_key` on, in id order, as (inverted key, id) in one integer. Grid (R,)."""
+    """Tokens from `last_key` on, in id order, as (inverted key, id) in one integer. Grid (R,).
+
+    Those that tie with the last come in a second pass: where they exceed CAPACITY, the first of them in id order stay.
+    """
     row = tl.program_id(0).to(tl.int64)
     found = tl.zeros([], tl.int32)
+    # Equals of the key at which top-p cuts are all above the last key, or all are the last.
     tied_before = tl.zeros([], tl.int32)
     places = tl.arange(0, CAPACITY)
     tl.store(packed + row * CAPACITY + places, tl.full([CAPACITY], 9223372036854775807, tl.int64))
@@ -377,11 +385,13 @@ def collect_kernel(
     # The model's own distribution was neither filtered nor cut among equals.
     first = tl.maximum(last, tl.where(raw, 0, tl.load(least + row)))
     cut = tl.where(raw, -1, tl.load(top_p_key + row))
-    for tile in range(0, num_tiles):
+    for step in range(0, 2 * num_tiles):
+        tile = step % num_tiles
+        of_last = step >= num_tiles
         highest = tl.load(best + row * num_tiles + tile)
         if WANTS_RAW:
             highest = tl.where(raw, tl.load(raw_best + row * num_tiles + tile), highest)
-        relevant = (highest > float("-inf")) & (_key_of(highest) >= last)
+        relevant = (highest > float("-inf")) & (_key_of(highest) >= last + tl.where(of_last, 0, 1))
         if asks and relevant:
             tokens = tile * TILE + tl.arange(0, TILE)
             values = _load_logits(
@@ -393,7 +403,7 @@ def collect_kernel(
                 )
                 values = tl.where(raw, own, values)
             key = _key_of(values)
-            keep = (values > float("-inf")) & (key >= first)
+            keep = (values > float("-inf")) & (key >= first) & ((key == last) == of_last)
             equal = keep & (key == cut)
             rank = tied_before + tl.cumsum(equal.to(tl.int32), axis=0)
             keep = keep & ((equal == 0) | (rank.to(tl.float64) <= tl.load(tied_left + row)))

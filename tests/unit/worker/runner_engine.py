@@ -19,7 +19,7 @@ from serving.distributed import ParallelContext
 from serving.engine.core import EngineCore
 from serving.grammar.admission import GrammarAdmission
 from serving.grammar.store import GrammarStore
-from serving.kernels.dispatch import select_kernels
+from serving.kernels.dispatch import Kernels, select_kernels
 from serving.messages import AddRequest
 from serving.models.registry import load_model
 from serving.platform.cpu import CpuDevice
@@ -105,6 +105,7 @@ def make_core(
     *,
     graphs: GraphBackend | None = None,
     device: CpuDevice | None = None,
+    kernels: Kernels | None = None,
     num_blocks: int = 400,
     max_num_seqs: int = 8,
     ahead: bool = False,
@@ -121,8 +122,9 @@ def make_core(
     )  # fmt: skip
     torch.set_num_threads(1)
     model = load_model(
-        folder, dtype=torch.float32, device=device, parallel=ParallelContext.single(), deterministic=False
-    )
+        folder, dtype=torch.float32, device=device, parallel=ParallelContext.single(), deterministic=False,
+        kv_cache_dtype=torch.float8_e4m3fn if config.kv_cache_dtype == "fp8_e4m3" else None,
+    )  # fmt: skip
     runner = ModelRunner(
         model,
         device=device,
@@ -130,11 +132,13 @@ def make_core(
         block_size=BLOCK_SIZE,
         max_num_seqs=max_num_seqs,
         max_blocks=MAX_TOKENS // BLOCK_SIZE,
-        kernels=select_kernels(device.torch_device, deterministic=False),
+        kernels=kernels or select_kernels(device.torch_device, deterministic=False),
         graphs=graphs,
         overlapped=config.async_scheduling,
     )
     runner.initialize_cache([num_blocks] * len(model.kv_groups))
+    if not device.is_host:
+        runner.warm_up_cache()
     if ahead:
         runner.capture_graphs(60.0)
     return EngineCore(

@@ -1,0 +1,122 @@
+"""Tokens that are chosen on the device: what rows ask for is sent there, what was chosen is read when somebody waits for it.
+Knows rows and their parameters, neither the model nor plans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from serving.batch import SampledToken
+from serving.contracts import SamplerSteps, TokenSampler
+from serving.platform import Device
+from serving.sampling.device_params import DeviceParams, covers
+from serving.sampling.sampler import SamplingRow
+from serving.sampling.token_mask import TokenMasks
+from serving.sampling_params import SamplingParams
+
+_WARM_UPS = (
+    SamplingParams(temperature=0.0),
+    SamplingParams(temperature=0.9, top_k=50, top_p=0.9, min_p=0.01),
+    SamplingParams(temperature=0.9, top_k=50, top_p=0.9, min_p=0.01, top_n_tokens=5, raw_logprobs=True),
+)
+"""Between them every kernel, with and without masks."""
+
+
+@dataclass(slots=True, frozen=True)
+class ChosenTokens:
+    """`ids` [R] int64 are on the device, until the next step is launched."""
+
+    ids: Tensor
+    rows: list[int]
+    arrive: Callable[[], list[npt.NDArray[Any]]]
+
+    def read(self) -> list[SampledToken]:
+        """Once; waits for the device."""
+        ids, logprobs, *tops = (array.tolist() for array in self.arrive())
+        tokens = zip(self.rows, ids, logprobs, strict=True)
+        if not tops:
+            return [SampledToken(row=row, token_id=i, logprob=logprob) for row, i, logprob in tokens]
+        return [
+            SampledToken(
+                row=row,
+                token_id=i,
+                logprob=logprob,
+                top_ids=top_ids[:count],
+                top_logprobs=top_logprobs[:count],
+            )
+            for (row, i, logprob), count, top_ids, top_logprobs in zip(tokens, *tops, strict=True)
+        ]
+
+
+class DeviceSampling:
+    """`Sampler.sample` for rows that `covers` says it is for. Rows that stay from step to step cost next to nothing."""
+
+    def __init__(self, sampler: TokenSampler, device: Device, *, max_rows: int) -> None:
+        self._sampler = sampler
+        self._device = device
+        self._params = DeviceParams(max_rows)
+        self._known: dict[int, SamplingRow] = {}
+        self._rows: list[SamplingRow] = []
+        self._index = np.zeros(0, dtype=np.int64)
+        self._steps = SamplerSteps()
+        self._covered = True
+
+    def launch(
+        self, logits: Tensor, rows: list[SamplingRow], masks: TokenMasks | None = None
+    ) -> ChosenTokens | None:
+        """logits [R, V] float32, left as they are. None: nothing was done, a row asks for what `Sampler` alone does."""
+        if rows != self._rows:
+            self._use(rows)
+        if not self._covered:
+            return None
+        positions = [len(row.token_ids) - row.num_prompt_tokens for row in rows]
+        if masks is None or not masks.rows:
+            lines = self._device.stage([self._params.lines(self._index, positions)])
+        else:
+            lines = self._device.stage(
+                [self._params.lines(self._index, positions, masks.rows), masks.bits.numpy()]
+            )
+        chosen = self._sampler.launch(logits, lines[0], self._steps, bits=lines[1] if lines[1:] else None)
+        wanted = [chosen.ids, chosen.logprobs]
+        if chosen.num_top is not None and chosen.top_ids is not None and chosen.top_logprobs is not None:
+            wanted += [chosen.num_top, chosen.top_ids, chosen.top_logprobs]
+        return ChosenTokens(chosen.ids, [row.row for row in rows], self._device.fetch(wanted))
+
+    def warm_up(self, logits: Tensor) -> None:
+        """Compile what serving needs: as many rows as there are logits, of every kind."""
+        for params in _WARM_UPS:
+            rows = [
+                SamplingRow(row, params, seed=0, token_ids=[0], num_prompt_tokens=1)
+                for row in range(len(logits))
+            ]
+            chosen = self.launch(logits, rows)
+            if chosen is None:
+                raise RuntimeError(f"the device's sampler does not cover {params}")
+            chosen.read()
+
+    def _use(self, rows: list[SamplingRow]) -> None:
+        self._rows = list(rows)
+        self._covered = all(covers(row.params) for row in rows)
+        if not self._covered:
+            return
+        for row in rows:
+            if self._known.get(row.row) is not row:
+                self._known[row.row] = row
+                self._params.write(row.row, row.params, row.seed)
+        self._index = np.array([row.row for row in rows], dtype=np.int64)
+        wanted = [row.params for row in rows]
+        self._steps = SamplerSteps(
+            draws=any(not params.greedy for params in wanted),
+            top_k=any(not params.greedy and params.top_k > 0 for params in wanted),
+            top_p=any(not params.greedy and params.top_p < 1.0 for params in wanted),
+            # What nothing changed is as it came.
+            raw=any(
+                params.raw_logprobs and not (params.greedy and params.grammar is None) for params in wanted
+            ),
+            likeliest=any(params.top_n_tokens > 0 for params in wanted),
+        )

@@ -1,0 +1,178 @@
+"""Tokens chosen on the device are those that the host chooses, and nobody waits for them before the next step runs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+
+from serving.contracts import DeviceSamples, SamplerSteps
+from serving.sampling.sampler import Sampler, SamplingRow
+from serving.sampling.token_mask import TokenMasks
+from serving.sampling_params import Grammar, SamplingParams
+from serving.worker.device_sampling import DeviceSampling
+from tests.models.checkpoints import VOCAB_SIZE, write_checkpoint
+from tests.unit.worker.runner_engine import ApartDevice, Generated, RunAgainBackend, generate, make_core
+from tests.unit.worker.table_sampler import TableSampler, kernels_with
+
+COVERED: list[dict[str, Any]] = [
+    {"temperature": 0.0},
+    {"temperature": 1.0, "seed": 5},
+    {"temperature": 0.9, "seed": 2**64 - 9, "n": 2, "top_k": 20},
+    {"temperature": 0.8, "seed": 6, "top_p": 0.9, "raw_logprobs": True},
+    {"temperature": 0.0, "top_n_tokens": 3, "prompt_logprobs": True},
+]
+FOR_THE_HOST: list[dict[str, Any]] = [
+    {"temperature": 0.0, "repetition_penalty": 1.3},
+    {"temperature": 1.0, "seed": 1, "typical_p": 0.8},
+    {"temperature": 0.0, "min_new_tokens": 3},
+    {"temperature": 1.0, "seed": 2, "logit_bias": ((7, 2.0),)},
+]
+
+
+class LateDevice(ApartDevice):
+    """Tells when somebody waits for what was computed."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def fetch(self, tensors: Sequence[Tensor]) -> Callable[[], list[npt.NDArray[Any]]]:
+        self.events.append("launched")
+        arrive = super().fetch(tensors)
+
+        def wait() -> list[npt.NDArray[Any]]:
+            self.events.append("read")
+            return arrive()
+
+        return wait
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("llama3")
+    write_checkpoint("llama3", path)
+    return path
+
+
+def _requests(ways: list[dict[str, Any]]) -> dict[str, tuple[list[int], SamplingParams]]:
+    rng = random.Random(11)
+    requests = {}
+    for index, length in enumerate([1, 20, 3, 33, 7, 2, 15]):
+        params = SamplingParams(**{"max_new_tokens": 6 + 5 * (index % 3)} | ways[index % len(ways)])
+        requests[str(index)] = ([rng.randrange(VOCAB_SIZE) for _ in range(length)], params)
+    return requests
+
+
+def _assert_same(got: Generated, wanted: Generated) -> None:
+    assert got.keys() == wanted.keys()
+    for key, (ids, logprobs) in wanted.items():
+        assert got[key][0] == ids, key
+        assert got[key][1] == pytest.approx(logprobs, abs=1e-5), key
+
+
+@pytest.mark.parametrize("captured", [False, True], ids=["plain", "captured"])
+@pytest.mark.parametrize("num_blocks", [400, 34])
+def test_overlapped_steps_that_choose_on_the_device(folder: Path, captured: bool, num_blocks: int) -> None:
+    requests = _requests(COVERED)
+    wanted = generate(make_core(folder), requests)
+    device, sampler = LateDevice(), TableSampler(8, VOCAB_SIZE, torch.device("cpu"))
+    graphs = RunAgainBackend(step=4) if captured else None
+    core = make_core(
+        folder, graphs=graphs, device=device, kernels=kernels_with(sampler), async_scheduling=True, num_blocks=num_blocks
+    )  # fmt: skip
+    _assert_same(generate(core, requests), wanted)
+    events = device.events
+    num_steps = sampler.num_launches
+    assert len(events) == 2 * num_steps
+    early = [n for n in range(1, num_steps) if _place(events, "read", n - 1) < _place(events, "launched", n)]
+    # Only where nothing could be planned before the last step was known, as when blocks run out.
+    assert len(early) <= (1 if num_blocks == 400 else num_steps // 2)
+
+
+def _place(events: list[str], kind: str, number: int) -> int:
+    """Where the event `number` of its kind is."""
+    return [index for index, event in enumerate(events) if event == kind][number]
+
+
+def test_steps_one_by_one_choose_on_the_device_too(folder: Path) -> None:
+    requests = _requests(COVERED)
+    sampler = TableSampler(8, VOCAB_SIZE, torch.device("cpu"))
+    core = make_core(folder, device=LateDevice(), kernels=kernels_with(sampler))
+    _assert_same(generate(core, requests), generate(make_core(folder), requests))
+    assert sampler.num_launches > 10
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_row_for_the_host_takes_its_step_there(folder: Path, asynchronous: bool) -> None:
+    short = [way | {"max_new_tokens": 3 + index} for index, way in enumerate(FOR_THE_HOST)]
+    requests = _requests(COVERED[:2] + short)
+    sampler = TableSampler(8, VOCAB_SIZE, torch.device("cpu"))
+    core = make_core(
+        folder, device=LateDevice(), kernels=kernels_with(sampler), async_scheduling=asynchronous
+    )
+    _assert_same(generate(core, requests), generate(make_core(folder), requests))
+    assert 0 < sampler.num_launches < core.stats().num_steps
+
+
+def _rows(ways: list[dict[str, Any]]) -> list[SamplingRow]:
+    return [
+        SamplingRow(2 * index, SamplingParams(**{"seed": None} | way), seed=index, token_ids=[1] * 5, num_prompt_tokens=3)
+        for index, way in enumerate(ways)
+    ]  # fmt: skip
+
+
+def test_rows_come_and_go_and_have_masks() -> None:
+    sampling = DeviceSampling(TableSampler(16, VOCAB_SIZE, torch.device("cpu")), LateDevice(), max_rows=16)
+    grammar = {"temperature": 0.7, "grammar": Grammar(kind="regex", source="a"), "top_n_tokens": 2}
+    rows = _rows(
+        [{"temperature": 1.0}, grammar, {"temperature": 0.0}, {"temperature": 0.5, "top_k": 3}, grammar]
+    )
+    bits = torch.randint(-(2**31), 2**31, (2, 7), dtype=torch.int32)
+    for chosen_rows in (rows, rows[1:], [rows[4], rows[0]], [rows[3]], rows[::-1]):
+        masked = [index for index, row in enumerate(chosen_rows) if row.params.grammar is not None]
+        masks = TokenMasks(masked, bits[: len(masked)]) if masked else None
+        logits = torch.randn(len(chosen_rows), VOCAB_SIZE) * 3
+        launched = sampling.launch(logits, chosen_rows, masks)
+        assert launched is not None
+        wanted = Sampler().sample(logits.clone(), chosen_rows, masks)
+        got = launched.read()
+        for token, other in zip(got, wanted, strict=True):
+            assert (token.row, token.token_id, token.top_ids) == (other.row, other.token_id, other.top_ids)
+            assert token.logprob == pytest.approx(other.logprob, abs=1e-5)
+        for row in chosen_rows:
+            row.token_ids.append(1)
+
+
+def test_what_the_host_has_to_choose_is_left_to_it() -> None:
+    class Unasked:
+        def launch(
+            self, logits: Tensor, params: Tensor, steps: SamplerSteps, *, bits: Tensor | None = None
+        ) -> DeviceSamples:
+            raise AssertionError("a row is not for the device")
+
+    sampling = DeviceSampling(Unasked(), LateDevice(), max_rows=8)
+    for way in [*FOR_THE_HOST, {"temperature": 0.0, "top_n_tokens": 65}]:
+        rows = _rows([{"temperature": 0.0}, way])
+        assert sampling.launch(torch.zeros(2, VOCAB_SIZE), rows) is None
+
+
+def test_warm_up_runs_every_kind() -> None:
+    kinds: list[SamplerSteps] = []
+
+    class Noting(TableSampler):
+        def launch(
+            self, logits: Tensor, params: Tensor, steps: SamplerSteps, *, bits: Tensor | None = None
+        ) -> DeviceSamples:
+            kinds.append(steps)
+            return super().launch(logits, params, steps, bits=bits)
+
+    sampling = DeviceSampling(Noting(4, VOCAB_SIZE, torch.device("cpu")), LateDevice(), max_rows=4)
+    sampling.warm_up(torch.randn(4, VOCAB_SIZE))
+    assert [steps.draws for steps in kinds] == [False, True, True]
+    assert [steps.raw and steps.likeliest for steps in kinds] == [False, False, True]
