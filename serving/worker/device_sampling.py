@@ -3,14 +3,20 @@ Knows rows and their parameters, neither the model nor plans."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
+from serving import logs
 from serving.batch import SampledToken
 from serving.contracts import SamplerSteps, TokenSampler
 from serving.platform import Device
@@ -25,6 +31,9 @@ _WARM_UPS = (
     SamplingParams(temperature=0.9, top_k=50, top_p=0.9, min_p=0.01, top_n_tokens=5, raw_logprobs=True),
 )
 """Between them every kernel, with and without masks."""
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, frozen=True)
@@ -120,3 +129,29 @@ class DeviceSampling:
             ),
             likeliest=any(params.top_n_tokens > 0 for params in wanted),
         )
+
+
+@contextlib.contextmanager
+def compiling_ahead(
+    make: Callable[[int, int, torch.device], TokenSampler] | None, *, vocab_size: int, device: Device
+) -> Iterator[None]:
+    """Compile what choosing tokens takes in a thread beside the body, which may copy but launches no kernels of ours. For
+    rank 0: a new thread is on the first device."""
+    if make is None:
+        yield
+        return
+    thread = threading.Thread(target=_compile, args=(make, vocab_size, device), name="compiling")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+@torch.inference_mode()
+def _compile(make: Callable[[int, int, torch.device], TokenSampler], vocab_size: int, device: Device) -> None:
+    started_s = time.perf_counter()
+    sampling = DeviceSampling(make(1, vocab_size, device.torch_device), device, max_rows=1)
+    sampling.warm_up(torch.zeros((1, vocab_size), device=device.torch_device))
+    seconds = round(time.perf_counter() - started_s, 3)
+    logs.event(logger, logging.INFO, "choice of tokens compiled", seconds=seconds)

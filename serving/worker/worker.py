@@ -20,6 +20,7 @@ from serving.models.hf_config import read_decoder_config
 from serving.models.registry import Model, load_model
 from serving.platform import get_device
 from serving.worker.choose_graphs import choose_graphs
+from serving.worker.device_sampling import compiling_ahead
 from serving.worker.launched_step import LaunchedStep
 from serving.worker.model_runner import ModelRunner
 
@@ -44,17 +45,21 @@ class Worker:
     def load(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Read this rank's shard. `progress(done, total)` counts bytes. Raises `ModelError`."""
         config = self._config
-        self._model = load_model(
-            config.model_dir,
-            dtype=getattr(torch, config.dtype),
-            device=self._device,
-            parallel=self._parallel,
-            deterministic=config.deterministic,
-            block_size=config.block_size,
-            kv_cache_dtype=_KV_DTYPES.get(config.kv_cache_dtype),
-            max_positions=config.max_total_tokens,
-            progress=progress,
-        )
+        kernels = select_kernels(self._device.torch_device, deterministic=config.deterministic)
+        vocab_size = read_decoder_config(config.model_dir).vocab_size
+        make = kernels.device_sampler if self._parallel.rank == 0 else None
+        with compiling_ahead(make, vocab_size=vocab_size, device=self._device):
+            self._model = load_model(
+                config.model_dir,
+                dtype=getattr(torch, config.dtype),
+                device=self._device,
+                parallel=self._parallel,
+                deterministic=config.deterministic,
+                block_size=config.block_size,
+                kv_cache_dtype=_KV_DTYPES.get(config.kv_cache_dtype),
+                max_positions=config.max_total_tokens,
+                progress=progress,
+            )
         self._runner = ModelRunner(
             self._model,
             device=self._device,
@@ -62,7 +67,7 @@ class Worker:
             block_size=config.block_size,
             max_num_seqs=config.max_num_seqs,
             max_blocks=-(-config.max_total_tokens // config.block_size),
-            kernels=select_kernels(self._device.torch_device, deterministic=config.deterministic),
+            kernels=kernels,
             eos_token_ids=self.eos_token_ids,
             graphs=choose_graphs(config, self._device),
             overlapped=config.async_scheduling,

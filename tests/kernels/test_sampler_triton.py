@@ -30,6 +30,8 @@ _CHILD = """
 import json, sys
 from tests.gpu import sampler_cases
 from tests.gpu.sampler_cases import Case
+from serving.kernels.triton import sampler
+sampler.TILE = 512
 cases = [Case(**fields) for fields in json.loads(sys.argv[1])]
 found = {str(case): sampler_cases.run(case, "cpu") for case in cases}
 json.dump({"differences": found, "score": sampler_cases.worst_score(5003, "cpu")}, sys.stdout)

@@ -44,10 +44,10 @@ class TableSampler:
         before = logits.clone()
         for index, token in enumerate(Sampler().sample(logits.clone(), rows, masks)):
             self._ids[index], self._logprobs[index] = token.token_id, token.logprob
-            count = len(token.top_ids)
-            self._num_top[index] = count
-            self._top_ids[index, :count] = torch.tensor(token.top_ids)
-            self._top_logprobs[index, :count] = torch.tensor(token.top_logprobs)
+            self._num_top[index] = len(token.top_ids)
+            shown = min(len(token.top_ids), MAX_LIKELIEST)
+            self._top_ids[index, :shown] = torch.tensor(token.top_ids[:shown])
+            self._top_logprobs[index, :shown] = torch.tensor(token.top_logprobs[:shown])
         assert torch.equal(before, logits)
         ids, logprobs = self._ids[: len(rows)], self._logprobs[: len(rows)]
         if not steps.likeliest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from serving.contracts import DeviceSamples, SamplerSteps
 from serving.sampling.sampler import Sampler, SamplingRow
 from serving.sampling.token_mask import TokenMasks
 from serving.sampling_params import Grammar, SamplingParams
-from serving.worker.device_sampling import DeviceSampling
+from serving.worker.device_sampling import DeviceSampling, compiling_ahead
 from tests.models.checkpoints import VOCAB_SIZE, write_checkpoint
 from tests.unit.worker.runner_engine import ApartDevice, Generated, RunAgainBackend, generate, make_core
 from tests.unit.worker.table_sampler import TableSampler, kernels_with
@@ -162,17 +163,41 @@ def test_what_the_host_has_to_choose_is_left_to_it() -> None:
         assert sampling.launch(torch.zeros(2, VOCAB_SIZE), rows) is None
 
 
+class NotingSampler(TableSampler):
+    def __init__(self, max_rows: int, vocab_size: int, device: torch.device) -> None:
+        super().__init__(max_rows, vocab_size, device)
+        self.kinds: list[SamplerSteps] = []
+        self.threads: set[int] = set()
+
+    def launch(
+        self, logits: Tensor, params: Tensor, steps: SamplerSteps, *, bits: Tensor | None = None
+    ) -> DeviceSamples:
+        self.kinds.append(steps)
+        self.threads.add(threading.get_ident())
+        return super().launch(logits, params, steps, bits=bits)
+
+
+def _assert_every_kind(sampler: NotingSampler) -> None:
+    assert [steps.draws for steps in sampler.kinds] == [False, True, True]
+    assert [steps.raw and steps.likeliest for steps in sampler.kinds] == [False, False, True]
+
+
 def test_warm_up_runs_every_kind() -> None:
-    kinds: list[SamplerSteps] = []
+    sampler = NotingSampler(4, VOCAB_SIZE, torch.device("cpu"))
+    DeviceSampling(sampler, LateDevice(), max_rows=4).warm_up(torch.randn(4, VOCAB_SIZE))
+    _assert_every_kind(sampler)
 
-    class Noting(TableSampler):
-        def launch(
-            self, logits: Tensor, params: Tensor, steps: SamplerSteps, *, bits: Tensor | None = None
-        ) -> DeviceSamples:
-            kinds.append(steps)
-            return super().launch(logits, params, steps, bits=bits)
 
-    sampling = DeviceSampling(Noting(4, VOCAB_SIZE, torch.device("cpu")), LateDevice(), max_rows=4)
-    sampling.warm_up(torch.randn(4, VOCAB_SIZE))
-    assert [steps.draws for steps in kinds] == [False, True, True]
-    assert [steps.raw and steps.likeliest for steps in kinds] == [False, False, True]
+def test_every_kind_is_compiled_beside_the_loading() -> None:
+    made: list[NotingSampler] = []
+
+    def make(max_rows: int, vocab_size: int, device: torch.device) -> NotingSampler:
+        made.append(NotingSampler(max_rows, vocab_size, device))
+        return made[-1]
+
+    with compiling_ahead(make, vocab_size=VOCAB_SIZE, device=LateDevice()):
+        pass
+    _assert_every_kind(made[0])
+    assert threading.get_ident() not in made[0].threads
+    with compiling_ahead(None, vocab_size=VOCAB_SIZE, device=LateDevice()):
+        assert len(made) == 1
