@@ -1,14 +1,16 @@
-"""What every test lives in: the counts (`--full`), hypothesis profiles, and the check for leaked processes.
+"""What every test lives in: the counts (`--full`), hypothesis profiles, a compiler that remembers, and the check for
+leaked processes.
 
 Fixtures for one part belong to that part's folder.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -16,9 +18,13 @@ import hypothesis
 import psutil
 import pytest
 
+from tests import compiler_cache
+
 # In the environment of every process a test starts, so that one that lost its parent is still known as ours.
 LEAK_TAG = "PYTEST_LEAK_TAG"
 LEAK_GRACE_S = 5.0
+# Folders in the order in which `--no-loadscope-reorder` hands out their files.
+LONG_FIRST = ("e2e", "sagemaker", "integration", "conformance", "promises", "kernels", "models")
 # Python's own helper of multiprocessing, which lives as long as its process.
 NOT_LEAKED = ("multiprocessing.resource_tracker",)
 
@@ -32,6 +38,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("full" if config.getoption("--full") else "fast")
+    compiler_cache.install()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What collection leaves (thousands of tests, every library) stays for good; each full garbage collection after it
+    would walk through all of that, for half a second."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start servers first: with two workers, one would else be left alone with a long file at the end."""
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    folder = item.nodeid.removeprefix("tests/").split("/")[0]
+    return LONG_FIRST.index(folder) if folder in LONG_FIRST else len(LONG_FIRST)
 
 
 @pytest.fixture(scope="session")
