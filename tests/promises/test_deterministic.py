@@ -25,7 +25,7 @@ def _prompts(count: int, rng: random.Random) -> list[list[int]]:
 @pytest.mark.timeout(1800)
 def test_bits_are_equal_alone_and_in_batches(llm: LLM, full: bool) -> None:
     """Log-probabilities are compared with ==: one different bit fails."""
-    sizes = range(2, 65) if full else (2, 3, 5, 16, 33)
+    sizes = range(2, 65) if full else (2, 5, 17)
     for size in sizes:
         rng = random.Random(size)
         prompts = _prompts(size, rng)

@@ -1,6 +1,6 @@
 """Both lines of the SDK as they are, and our class on each of them and on boto3.
 
-The programs start together: most of their time is the half minute that SDK 2 sleeps in every deploy().
+The programs start together. SDK 2 sleeps half a minute in every deploy(), with the full counts only.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ ARCHIVE = f"s3://{BUCKET}/archive/model.tar.gz"
 
 
 @pytest.fixture(scope="module")
-def programs(aws: Aws, request: pytest.FixtureRequest) -> Iterator[dict[str, Program]]:
+def programs(aws: Aws, request: pytest.FixtureRequest, full: bool) -> Iterator[dict[str, Program]]:
     """By the name of the file, each that a selected test asks for."""
     wanted = {name for item in request.session.items for name in ARGUMENTS if name in item.fixturenames}
+    more = {"sagemaker2": ["0" if full else "0.5"]}
     started = {
-        name: aws.start(f"{name}.py", *ARGUMENTS[name], line=LINES.get(name, "boto3"))
+        name: aws.start(f"{name}.py", *ARGUMENTS[name], *more.get(name, []), line=LINES.get(name, "boto3"))
         for name in sorted(wanted)
     }
     yield started

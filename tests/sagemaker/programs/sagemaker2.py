@@ -1,6 +1,6 @@
 """SDK 2 as it is: several deployments at once, since each deploy() sleeps half a minute before it first looks.
 
-Arguments: image, role, model data in S3, a bucket. Prints {case: result}.
+Arguments: image, role, model data in S3, a bucket, seconds between two looks (0: the SDK's own). Prints {case: result}.
 """
 
 import json
@@ -18,12 +18,21 @@ from sagemaker.serializers import JSONSerializer
 
 from sagemaker_sdk_ext import TextGenModel
 
-image, role, model_data, bucket = sys.argv[1:]
+image, role, model_data, bucket, poll_s = sys.argv[1:]
 LIMIT_S = 60
 GREEDY = {"inputs": "Once upon a time", "parameters": {"max_new_tokens": 12}}
 LOCAL = {"DEVICE": "cpu", "NUM_THREADS": "1"}
 JSON = {"serializer": JSONSerializer(), "deserializer": JSONDeserializer()}
 ON_ONE = {"initial_instance_count": 1, "instance_type": "ml.g5.xlarge"}
+
+
+def deploy(model, session, **arguments):
+    """deploy() as it is, or what it does with the one number that it takes no argument for."""
+    if float(poll_s) == 0:
+        return model.deploy(**arguments)
+    predictor = model.deploy(wait=False, **arguments)
+    session.wait_for_endpoint(predictor.endpoint_name, poll=float(poll_s))
+    return predictor
 
 
 def gone(session, name):
@@ -39,7 +48,7 @@ def environment_model(session):
     model = HuggingFaceModel(
         image_uri=image, env={"HF_MODEL_ID": "demo", **LOCAL}, role=role, sagemaker_session=session
     )
-    predictor = model.deploy(endpoint_name="sdk2-environment", **ON_ONE, **JSON)
+    predictor = deploy(model, session, endpoint_name="sdk2-environment", **ON_ONE, **JSON)
     answer = predictor.predict(GREEDY)
     lines = [
         line.decode() for line in predictor.predict_stream({**GREEDY, "stream": True}, iterator=LineIterator)
@@ -57,7 +66,9 @@ def archive_model(session):
     outputs = AsyncInferenceConfig(
         output_path=f"s3://{bucket}/sdk2-out", failure_path=f"s3://{bucket}/sdk2-failed"
     )
-    predictor = model.deploy(endpoint_name="sdk2-archive", async_inference_config=outputs, **ON_ONE, **JSON)
+    predictor = deploy(
+        model, session, endpoint_name="sdk2-archive", async_inference_config=outputs, **ON_ONE, **JSON
+    )
     answer = predictor.predict_async(GREEDY, input_path=f"s3://{bucket}/sdk2-in/body.json")
     # Its waiter also waits for the failure, for all of its attempts, when the answer has long come.
     for _ in range(LIMIT_S):
