@@ -58,7 +58,9 @@ def left_to_do(family: Family, rounds: int, entries: Sequence[Entry], record: Re
 
 
 class Stable:
-    """Engines that are up. They stay up, idle, while memory lasts; then the one that was used longest ago ends."""
+    """Engines that are up. They stay up, held still while others have their turn, as long as memory lasts; then the one
+    that was used longest ago ends.
+    """
 
     def __init__(self, model: Path, warm: Workload) -> None:
         self._model = model
@@ -67,9 +69,13 @@ class Stable:
         self._running: dict[str, Running] = {}  # in the order of their last use
 
     def get(self, entry: Entry) -> Running:
-        """Started and warm. Raises `EngineFailed`."""
+        """Started and warm, and the only one that goes on. Raises `EngineFailed`."""
         running = self._running.pop(entry.label, None)
-        if running is None:
+        for other in self._running.values():
+            other.pause()
+        if running is not None:
+            running.resume()
+        else:
             self._make_room()
             running = entry.engine.start(self._model, entry.settings)
             try:

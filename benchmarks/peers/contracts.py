@@ -119,8 +119,17 @@ class Running(Protocol):
     def run(self, workload: Workload) -> Measured:
         """Raises EngineFailed when the engine is gone or answers nonsense; a failed request is in its `error`."""
 
+    def pause(self) -> None:
+        """Hold its processes still, in memory, so that they take nothing from another engine's turn.
+
+        Harmless when it is paused already.
+        """
+
+    def resume(self) -> None:
+        """Let it go on before it runs anything again. Harmless when it was not paused."""
+
     def close(self) -> None:
-        """End the process. Harmless when it has ended."""
+        """End the process, paused or not. Harmless when it has ended."""
 
     def __enter__(self) -> Self: ...
 

@@ -1,4 +1,4 @@
-"""A child process with a log file: start it, see its end, sum the CPU time of its tree, stop all of it."""
+"""A child process with a log file: start it, see its end, sum the CPU time of its tree, hold it still, end all of it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Self
 
 from benchmarks.peers.contracts import EngineFailed
 
 _STOP_LIMIT_S = 15.0
+# What a process checks of its children once it goes on must find them going on already.
+_HEAD_START_S = 0.1
 _LOG_TAIL_CHARS = 3000
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -34,6 +37,7 @@ class EngineProcess:
     ) -> None:
         self.log = log
         self.started_s = time.perf_counter()
+        self._is_paused = False
         log.write_bytes(b"")
         # Appending: another comparison beside this one may have the same log open.
         with log.open("ab") as log_file:
@@ -74,8 +78,25 @@ class EngineProcess:
         """User and system seconds of the process and its living descendants, and of children that they waited for."""
         return sum(_cpu_s(pid) for pid in [self.pid, *descendants(self.pid)])
 
-    def stop(self) -> None:
-        """SIGTERM, then SIGKILL to whatever of the tree is left after 15 s."""
+    def pause(self) -> None:
+        """Hold the whole tree still: it takes no processor time until `resume`, and keeps its memory."""
+        if not self._is_paused:
+            self._is_paused = True
+            for generation in generations(self.pid):
+                _signal(generation, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let the tree go on, youngest first: a parent would take a child for hung that was still for so long."""
+        if not self._is_paused:
+            return
+        self._is_paused = False
+        for generation in reversed(generations(self.pid)):
+            _signal(generation, signal.SIGCONT)
+            time.sleep(_HEAD_START_S)
+
+    def close(self) -> None:
+        """SIGTERM, then SIGKILL to whatever of the tree is left after 15 s. Harmless when it has ended."""
+        self.resume()
         tree = descendants(self.pid)
         if self._process.poll() is None:
             self._process.terminate()
@@ -94,19 +115,27 @@ class EngineProcess:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.stop()
+        self.close()
 
 
 def descendants(pid: int) -> list[int]:
     """Children of `pid`, their children, and so on; empty once it has ended."""
+    return [one for generation in generations(pid)[1:] for one in generation]
+
+
+def generations(pid: int) -> list[list[int]]:
+    """`pid`, then all its children, then all theirs, and so on."""
+    found = [[pid]]
+    while born := [child for parent in found[-1] for child in _children(parent)]:
+        found.append(born)
+    return found
+
+
+def _children(pid: int) -> list[int]:
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = [int(child) for child in task.read_text().split()]
-        except OSError:
-            continue  # the thread ended in between
-        for child in children:
-            found += [child, *descendants(child)]
+        with suppress(OSError):  # the thread ended in between
+            found += [int(child) for child in task.read_text().split()]
     return found
 
 
@@ -116,6 +145,12 @@ def _cpu_s(pid: int) -> float:
     except OSError:
         return 0.0
     return sum(int(ticks) for ticks in fields[11:15]) / _TICKS_PER_S
+
+
+def _signal(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _kill_if_ours(pid: int) -> None:

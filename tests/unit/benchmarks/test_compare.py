@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import pytest
 from rich.console import Console
@@ -46,8 +46,10 @@ class FakeRunning:
     ready_s: float = 0.5
     first_token_s: float = 0.75
     pid: int = 1
+    is_paused: bool = False
 
     def run(self, workload: Workload) -> Measured:
+        assert not self.is_paused
         self.calls.append(f"{self.name} {len(workload.requests)}")
         done = []
         for asked in workload.requests:
@@ -55,6 +57,12 @@ class FakeRunning:
             times = [asked.arrival_s + self.step_s * (step + 1) for step in range(count)]
             done.append(RequestTimes(asked.arrival_s, times[0], times[-1], count, times))
         return Measured(done, wall_s=max(one.end_s for one in done), client_cpu_s=0.01, engine_cpu_s=0.02)
+
+    def pause(self) -> None:
+        self.is_paused = True
+
+    def resume(self) -> None:
+        self.is_paused = False
 
     def close(self) -> None:
         self.calls.append(f"{self.name} ends")
@@ -164,6 +172,16 @@ def test_engines_take_turns_in_every_round_of_every_case(compared: tuple[Record,
     ]
     assert [call for call in calls if "starts" in call] == ["ours starts", "peer starts"]
     assert calls[-2:] == ["peer ends", "ours ends"] or calls[-2:] == ["ours ends", "peer ends"]
+
+
+def test_only_the_engine_whose_turn_it_is_goes_on(tmp_path: Path) -> None:
+    entries = entries_of(*(FakeEngine(name, 0.01) for name in ("ours", "peer", "other")))
+    with Stable(tmp_path, warm_up(batch(SIZES, [1]))) as stable:
+        running = {entry.label: stable.get(entry) for entry in entries}
+        for entry in (*entries, *reversed(entries)):
+            assert stable.get(entry) is running[entry.label]
+            going_on = [label for label, one in running.items() if not cast(FakeRunning, one).is_paused]
+            assert going_on == [entry.label]
 
 
 def test_what_is_in_the_record_is_not_done_again(compared: tuple[Record, list[str]]) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.peers.contracts import EngineFailed, Request, Settings, Workload
+from benchmarks.peers.engine_process import EngineProcess, generations
 from benchmarks.peers.environments import OwnEnvironment
-from benchmarks.peers.runner_engine import RunnerEngine
+from benchmarks.peers.runner_engine import runner_engine
 from benchmarks.peers.runners.protocol import run_batcher, run_waves
 
 RUNNER = "tests.unit.benchmarks.fake_runner"
@@ -19,7 +20,7 @@ RUNNER = "tests.unit.benchmarks.fake_runner"
 
 def engine_in(folder):
     own = OwnEnvironment("own", folder, lambda: "1")
-    return RunnerEngine("counting", own, RUNNER)
+    return runner_engine("counting", own, RUNNER)
 
 
 def closed(count, num_tokens, concurrency=None):
@@ -137,8 +138,6 @@ def test_waves_refuse_what_they_cannot_do(requests, message):
 
 def test_the_runner_prints_json_only(tmp_path):
     """What a library writes to standard output ends up with the log."""
-    from benchmarks.peers.engine_process import EngineProcess
-
     command = [sys.executable, "-m", RUNNER, "noisy", json.dumps({})]
     log = tmp_path / "log"
     with EngineProcess(command, log=log, folder=Path.cwd(), has_pipes=True) as process:
@@ -153,3 +152,55 @@ def test_the_runner_prints_json_only(tmp_path):
             from_runner.read()
             while True:
                 process.check_alive()
+
+
+def become(pids, states):
+    """Waits until each of `pids` is in one of these states of /proc/PID/stat: T is stopped, Z and X have ended."""
+    deadline_s = time.monotonic() + 10
+    while found := [state for pid in pids if (state := state_of(pid)) not in states]:
+        assert time.monotonic() < deadline_s, found
+
+
+def state_of(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
+
+
+@pytest.fixture
+def family(tmp_path):
+    """A process, its child and its grandchild, each of which waits for the next."""
+    command = ["sh", "-c", "sh -c 'sleep 600; true'; true"]
+    with EngineProcess(command, log=tmp_path / "log", folder=tmp_path) as process:
+        deadline_s = time.monotonic() + 10
+        while len(generations(process.pid)) < 3 and time.monotonic() < deadline_s:
+            process.check_alive()
+        yield process
+
+
+def test_a_paused_engine_is_still_and_goes_on(family):
+    tree = [pid for generation in generations(family.pid) for pid in generation]
+    assert len(tree) == 3
+    for _ in range(2):
+        family.pause()
+        family.pause()
+        become(tree, "T")
+        family.resume()
+        become(tree, "SR")
+
+
+def test_a_paused_engine_ends_when_it_is_closed(family):
+    tree = [pid for generation in generations(family.pid) for pid in generation]
+    family.pause()
+    started_s = time.perf_counter()
+    family.close()
+    assert time.perf_counter() - started_s < 10, "it was told to end, and not killed after a wait"
+    become(tree, "ZX")
+
+
+def test_a_runner_answers_after_a_pause(tmp_path):
+    with engine_in(tmp_path).start(Path("counts"), Settings()) as running:
+        running.pause()
+        running.resume()
+        assert running.run(closed(2, 3)).num_tokens == 6
