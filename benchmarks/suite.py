@@ -51,6 +51,8 @@ class Section:
 
 _PEERS = ("ours", "llama-server", "openvino", "onnxruntime-genai", "transformers-generate")
 _BEST = ("ours", "openvino", "onnxruntime-genai", "llama-server")
+# Those of them that take requests of different lengths, one at any time.
+_MIXING = ("ours", "openvino", "llama-server")
 # A section of its own: it takes as long to start as the others take to be measured.
 _VLLM = ("ours", "vllm-cpu")
 
@@ -86,7 +88,7 @@ SECTIONS = (
     Section(
         "batch-507m",
         "1 and 16 streams, a model that reads its memory",
-        ("--model", "507m", "--concurrency", "1", "16", "--min-requests", "1", "--engines", *_PEERS),
+        ("--model", "507m", "--concurrency", "1", "16", "--min-requests", "1", "--engines", *_BEST),
         is_long=True,
     ),
     Section(
@@ -104,19 +106,19 @@ SECTIONS = (
     Section(
         "batch64-32m",
         "64 streams against the best peers",
-        ("--concurrency", "64", "--engines", *_BEST),
+        ("--concurrency", "64", "--engines", "ours", "openvino", "onnxruntime-genai"),
         is_long=True,
     ),
     Section(
         "prefix64-32m",
         "64 requests that share 2,048 tokens; minutes without a cache",
-        ("--workload", "prefix"),
+        ("--workload", "prefix", "--rounds", "1"),
         is_long=True,
     ),
     Section(
         "mix-32m",
         "nano-vllm's mix, a tenth of its lengths",
-        ("--workload", "mix", "--scale", "0.1"),
+        ("--workload", "mix", "--scale", "0.1", "--engines", *_MIXING),
         is_long=True,
     ),
 )

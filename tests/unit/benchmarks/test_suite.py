@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks import compare, suite
-from benchmarks.public_clients import _read_guidellm, _read_vllm
 
 
 @pytest.fixture
@@ -28,7 +27,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 )
 def test_every_section_is_a_comparison_that_there_is(section: suite.Section) -> None:
     options = compare.parse(list(section.arguments))
-    assert options.rounds == 3 or section.name.startswith(("long", "arrivals"))
+    assert options.rounds == 3 or section.name.startswith(("long", "arrivals", "prefix64"))
 
 
 def test_sections_run_in_order_with_records_of_their_own(commands: list[list[str]], tmp_path: Path) -> None:
@@ -71,16 +70,3 @@ def test_what_is_finished_is_skipped(commands: list[list[str]], tmp_path: Path) 
 def test_an_unknown_section_is_named(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no section wrong"):
         suite.main(["--only", "wrong", "--out", str(tmp_path)])
-
-
-def test_results_of_public_clients_are_found(tmp_path: Path) -> None:
-    (tmp_path / "benchmarks.json").write_text(
-        '{"benchmarks": [{"metrics": {"output_tokens_per_second": {"successful": {"mean": 461.5}},'
-        ' "time_to_first_token_ms": {"successful": {"median": 700.0}},'
-        ' "inter_token_latency_ms": {"successful": {"median": 16.5}}}}]}'
-    )
-    (tmp_path / "result.json").write_text(
-        '{"output_throughput": 614.0, "median_ttft_ms": 814.0, "median_itl_ms": 19.4}'
-    )
-    assert _read_guidellm(tmp_path) == (461.5, 700.0, 16.5)
-    assert _read_vllm(tmp_path) == (614.0, 814.0, 19.4)
