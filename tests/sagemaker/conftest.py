@@ -13,7 +13,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,15 @@ class Aws:
     folder: Path
     model_archive: Path
     """The demo model as model.tar.gz; also s3://BUCKET/archive/model.tar.gz, and unpacked at s3://BUCKET/files/."""
+    clients: dict[str, Any] = field(default_factory=dict)
+    """Those made so far: to read a service's model takes longer than most tests."""
 
     def client(self, service: str) -> Any:
+        if service not in self.clients:
+            self.clients[service] = self._new_client(service)
+        return self.clients[service]
+
+    def _new_client(self, service: str) -> Any:
         url = self.sagemaker_url if service.startswith("sagemaker") else self.moto_url
         session = boto3.session.Session("test", "test", region_name=REGION)
         config = Config(retries={"total_max_attempts": 1}, read_timeout=70)
@@ -178,7 +185,10 @@ def aws(
     with ServerProcess(environment, command=command) as emulator:
         url = emulator.wait_log(r"\bAWS_ENDPOINT_URL_SAGEMAKER=(\S+)", limit_s=60.0)[1]
         redirected = {"AWS_ENDPOINT_URL_SAGEMAKER": url, "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": url}
-        yield Aws(url, moto_url, {**environment, **redirected}, folder, model_archive)
+        aws = Aws(url, moto_url, {**environment, **redirected}, folder, model_archive)
+        yield aws
+        for client in aws.clients.values():
+            client.close()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tarfile
 import time
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_the_demo_model_is_in_service_soon_and_serves_from_model_data(
             state_dir=state,
             region="us-east-1",
             account="123456789012",
-            environment={"PATH": "/usr/bin:/bin"},
+            environment={"PATH": os.environ["PATH"]},
             backend="process",
         )
         await built.hosting.start()
