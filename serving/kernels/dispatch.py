@@ -12,6 +12,7 @@ from torch import Tensor
 from serving.contracts import TokenSampler
 from serving.kernels import cpu, reference
 from serving.kernels.cpu import tiled
+from serving.kernels.cpu.native.packing import DecodePacker
 from serving.kernels.cpu.native.sampling import NativeSampler
 
 
@@ -31,6 +32,8 @@ class Kernels:
     mask_tokens: Callable[[Tensor, Tensor, list[int]], None]
     sampler: Callable[[], NativeSampler] | None = None
     """Makes a compiled sampler; without one `serving.sampling` works in torch."""
+    decode_packer: Callable[[], DecodePacker] | None = None
+    """Makes what packs the inputs of decodes in one call; without one `serving.worker` does it in numpy."""
     device_sampler: Callable[[int, int, torch.device], TokenSampler] | None = None
     """Makes a sampler for so many rows of a vocabulary that works where the logits are; without one the host waits."""
 
@@ -115,4 +118,5 @@ def _cpu_kernels() -> Kernels:
         silu_mul=native.silu_mul,
         mask_tokens=native.mask_tokens,
         sampler=partial(NativeSampler, loaded),
+        decode_packer=partial(DecodePacker, loaded),
     )

@@ -63,7 +63,7 @@ class DecodeGraphs:
         else:
             self._seen.add(size)
             return None
-        return captured.output[:num_rows]
+        return captured.output if size == num_rows else captured.output[:num_rows]
 
     def capture_all(self, *, limit_s: float, agree: Callable[[bool], bool] = bool) -> int:
         """Capture ahead of need, the largest size first, so that smaller ones find its memory; whatever `limit_s` leaves

@@ -5,6 +5,7 @@ Knows token ids, block tables and counters; neither the model nor how tokens are
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from serving.batch import NewRow, ScheduledBatch, ScheduledRow
 from serving.contracts import AttentionMetadata
+from serving.kernels.cpu.native.packing import DecodePacker
 from serving.platform import Device
 from serving.sampling.sampler import SamplingRow
 from serving.sampling_params import SamplingParams
@@ -53,8 +55,16 @@ class StepInputs:
 
 class InputBatch:
     def __init__(
-        self, max_rows: int, groups: list[str], *, block_size: int, max_blocks: int, device: Device
+        self,
+        max_rows: int,
+        groups: list[str],
+        *,
+        block_size: int,
+        max_blocks: int,
+        device: Device,
+        packer: DecodePacker | None = None,
     ) -> None:
+        """`packer`, for a host's own memory, does what `_pack_decodes` does otherwise."""
         self.decode = DecodeInputs(
             max_rows, groups, block_size=block_size, max_blocks=max_blocks, device=device
         )
@@ -68,6 +78,8 @@ class InputBatch:
         self._placed: list[int] = []
         self._place_of: dict[int, int] = {}
         self._index = np.zeros(0, dtype=np.int64)
+        self._packer = packer
+        self._pack_placed: Callable[[], None] | None = None
 
     def __getitem__(self, row: int) -> Row:
         return self._rows[row]
@@ -128,6 +140,9 @@ class InputBatch:
         if rows != self._placed:
             self._place(rows)
         index, places = self._index, self.decode.places(len(rows))
+        if self._pack_placed is not None:
+            self._pack_placed()
+            return
         self._num_computed.take(index, out=places.positions)
         self._last_ids.take(index, out=places.token_ids)
         places.rows[:] = index
@@ -148,6 +163,20 @@ class InputBatch:
         for group, table in enumerate(self._tables):
             used = max(self._rows[row].num_blocks[group] for row in rows)
             self.decode.replace_tables(group, table[self._index, :used])
+        if self._packer is not None:
+            places = self.decode.places(len(rows))
+            self._pack_placed = self._packer.bind(
+                self._index,
+                num_computed=self._num_computed,
+                last_ids=self._last_ids,
+                tables=self._tables,
+                block_size=self._block_size,
+                token_ids=places.token_ids,
+                positions=places.positions,
+                row_numbers=places.rows,
+                slots=places.slots,
+                seq_lens=places.seq_lens,
+            )
 
     def _pack_mixed(self, batch: ScheduledBatch) -> StepInputs:
         """Any numbers of tokens, decodes first."""

@@ -9,7 +9,7 @@ Be paranoid about new lines here: what differs between models, formats or backen
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -81,7 +81,12 @@ class ModelRunner:
         self._matchers = RowMatchers(model.vocab_size, beside=device.torch_device.type != "cpu")
         self._caches: list[KVLayerCache] = []
         self._inputs = InputBatch(
-            max_num_seqs, self._groups, block_size=block_size, max_blocks=max_blocks, device=device
+            max_num_seqs,
+            self._groups,
+            block_size=block_size,
+            max_blocks=max_blocks,
+            device=device,
+            packer=kernels.decode_packer() if kernels.decode_packer and device.is_host else None,
         )
         self._graph_backend = graphs
         self._graphs: DecodeGraphs | None = None
@@ -181,7 +186,6 @@ class ModelRunner:
             self._sample(output, inputs, masks, step)
         return step
 
-    @torch.inference_mode()
     def collect(self, step: LaunchedStep) -> StepResult | None:
         """What the step gave; None on ranks > 0. Steps are collected in the order of their launch."""
         if step.ids is not None:
@@ -235,6 +239,10 @@ class ModelRunner:
         self, logits: Tensor, inputs: StepInputs, masks: Callable[[], RowMasks] | None, step: LaunchedStep
     ) -> None:
         """Rank 0 chooses; every rank learns the ids and appends them to its rows."""
+        if self._device.is_host and self._parallel.size == 1:
+            step.result.sampled = self._sampler.sample(logits, *self._choices(inputs, masks, step))
+            self._append(step, inputs.sampling, [token.token_id for token in step.result.sampled])
+            return
         if self._parallel.rank > 0:
             ids = torch.empty(len(inputs.sampling), dtype=torch.int64, device=self._device.torch_device)
         else:
@@ -242,28 +250,23 @@ class ModelRunner:
         if self._parallel.size > 1:
             ids = broadcast_from_rank0(ids, self._parallel)
         step.ids, step.sampling = ids, inputs.sampling
-        step.rows = [self._inputs[row] for row in inputs.sampling]
-        if self._reads_late:
-            index = inputs.sampling_index
-            if index is None:
-                index = self._inputs.decode.row_numbers(len(inputs.sampling))
-            self._last_ids.index_copy_(0, index, ids)
-            self._inputs.append(inputs.sampling, [UNKNOWN_TOKEN] * len(inputs.sampling))
-            step.ends = [len(row.token_ids) for row in step.rows]
-            self._unread = step
-        else:
+        if not self._reads_late:
             self._read(step)
+            return
+        index = inputs.sampling_index
+        if index is None:
+            index = self._inputs.decode.row_numbers(len(inputs.sampling))
+        self._last_ids.index_copy_(0, index, ids)
+        self._inputs.append(inputs.sampling, [UNKNOWN_TOKEN] * len(inputs.sampling))
+        step.rows = [self._inputs[row] for row in inputs.sampling]
+        step.ends = [len(row.token_ids) for row in step.rows]
+        self._unread = step
 
     def _choose(
         self, logits: Tensor, inputs: StepInputs, masks: Callable[[], RowMasks] | None, step: LaunchedStep
     ) -> Tensor:
         """The ids; where the device chooses for itself, nobody waits for them here."""
-        rows = [self._inputs[row].sampling for row in inputs.sampling]
-        permitted = None
-        if masks is not None:
-            computed = masks()
-            step.result.failed_rows = computed.failures
-            permitted = _token_masks(computed, inputs)
+        rows, permitted = self._choices(inputs, masks, step)
         if self._on_device is not None:
             step.chosen = self._on_device.launch(logits, rows, permitted)
             if step.chosen is not None:
@@ -271,6 +274,18 @@ class ModelRunner:
         step.result.sampled = self._sampler.sample(logits, rows, permitted)
         return torch.tensor([token.token_id for token in step.result.sampled], device=logits.device)
 
+    def _choices(
+        self, inputs: StepInputs, masks: Callable[[], RowMasks] | None, step: LaunchedStep
+    ) -> tuple[list[SamplingRow], TokenMasks | None]:
+        """The rows that sample and what they may choose from."""
+        rows = [self._inputs[row].sampling for row in inputs.sampling]
+        if masks is None:
+            return rows, None
+        computed = masks()
+        step.result.failed_rows = computed.failures
+        return rows, _token_masks(computed, inputs)
+
+    @torch.inference_mode()
     def _read(self, step: LaunchedStep) -> None:
         """The ids of a step, which the device may still be computing."""
         if step.ids is None:
@@ -281,15 +296,20 @@ class ModelRunner:
             step.result.sampled = step.chosen.read()
             sampled_ids = [token.token_id for token in step.result.sampled]
         step.ids = step.chosen = None
-        if self._reads_late:
-            late = zip(step.sampling, step.rows, step.ends, sampled_ids, strict=True)
-            alive = [
-                (n, token_id) for n, row, end, token_id in late if self._inputs.learn(n, row, end, token_id)
-            ]
-        else:
-            self._inputs.append(step.sampling, sampled_ids)
-            alive = list(zip(step.sampling, sampled_ids, strict=True))
-        for number, token_id in alive:
+        if not self._reads_late:
+            self._append(step, step.sampling, sampled_ids)
+            return
+        late = zip(step.sampling, step.rows, step.ends, sampled_ids, strict=True)
+        alive = [(n, token_id) for n, row, end, token_id in late if self._inputs.learn(n, row, end, token_id)]
+        self._note(step, alive)
+
+    def _append(self, step: LaunchedStep, rows: list[int], token_ids: list[int]) -> None:
+        self._inputs.append(rows, token_ids)
+        self._note(step, zip(rows, token_ids, strict=True))
+
+    def _note(self, step: LaunchedStep, tokens: Iterable[tuple[int, int]]) -> None:
+        """What the rows have got goes into their grammars; a row that failed gets nothing."""
+        for number, token_id in tokens:
             self._matchers.note(number, token_id)
         failed = step.result.failed_rows
         if failed:

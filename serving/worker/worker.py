@@ -15,6 +15,7 @@ from serving.config import EngineConfig
 from serving.contracts import KVGroupSpec
 from serving.distributed import init_parallel
 from serving.grammar.store import GrammarStore
+from serving.kernels.cpu.native.placement import place_threads
 from serving.kernels.dispatch import select_kernels
 from serving.models.hf_config import read_decoder_config
 from serving.models.registry import Model, load_model
@@ -45,6 +46,8 @@ class Worker:
     def load(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Read this rank's shard. `progress(done, total)` counts bytes. Raises `ModelError`."""
         config = self._config
+        if config.device == "cpu" and not config.deterministic:
+            place_threads(config.num_threads, rank=self._parallel.rank, num_ranks=config.num_ranks)
         kernels = select_kernels(self._device.torch_device, deterministic=config.deterministic)
         vocab_size = read_decoder_config(config.model_dir).vocab_size
         make = kernels.device_sampler if self._parallel.rank == 0 else None

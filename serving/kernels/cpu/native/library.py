@@ -24,6 +24,7 @@ _MARCH = "-march=native"
 _POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
 _SIGNATURES = {
     "run_operations": [ctypes.c_char_p, _LONG, _INT],
+    "place_threads": [_POINTER, _LONG],
     "mask_tokens_f32": [_POINTER, _LONG, _POINTER, _LONG, _POINTER] + [_LONG] * 2,
 }
 

@@ -13,6 +13,7 @@
 #define TILE_ROWS 6
 #define STREAMS 4    /* panels of one row read side by side: that many runs of memory keep the prefetchers busy */
 #define ROW_BLOCK 96 /* rows of x that all panels go through before the next ones */
+#define CLAIM 4      /* panels that a thread takes at a time: who loses its core for a while takes fewer of them */
 
 struct product {
     const float *x, *w, *bias;
@@ -69,13 +70,13 @@ static __attribute__((noinline)) void tile_of(const struct product *p, long row,
 /* One to three rows are bound by memory: every panel once, several side by side. */
 static void side_by_side(const struct product *p, long first, long end) {
     int streams = p->M == 1 ? 4 : 2;
-    long apart = (end - first) / streams, panel = first;
-    for (; panel < first + apart; panel++) {
-        if (p->M == 1) tile(p, 0, panel, 1, 4, apart, 0, NULL);
-        else if (p->M == 2) tile(p, 0, panel, 2, 2, apart, 0, NULL);
-        else tile(p, 0, panel, 3, 2, apart, 0, NULL);
+    long panel = first;
+    for (; panel + streams <= end; panel += streams) {
+        if (p->M == 1) tile(p, 0, panel, 1, 4, 1, 0, NULL);
+        else if (p->M == 2) tile(p, 0, panel, 2, 2, 1, 0, NULL);
+        else tile(p, 0, panel, 3, 2, 1, 0, NULL);
     }
-    for (panel = first + streams * apart; panel < end; panel++) tile_of(p, 0, panel, p->M, 0, NULL);
+    for (; panel < end; panel++) tile_of(p, 0, panel, p->M, 0, NULL);
 }
 
 /* Rows start ... stop of a panel, in tiles of equal height; the first tiles fetch the next panel from memory. */
@@ -94,14 +95,15 @@ INLINE void panel_rows(const struct product *p, long panel, long start, long sto
 /* p: x [M, K], w in panels, bias [N] or NULL, y [M, N]; n: M, N, K. */
 void linear_panels(const struct operation *o, const struct worker *me) {
     struct product p = {o->p[0], o->p[1], o->p[2], o->p[3], o->n[0], o->n[1], o->n[2]};
-    long first, end;
-    share(me, p.N / PANEL, &first, &end);
-    if (p.M <= 3) {
-        side_by_side(&p, first, end);
-        return;
-    }
-    for (long start = 0; start < p.M; start += ROW_BLOCK) {
-        long stop = start + ROW_BLOCK < p.M ? start + ROW_BLOCK : p.M, tiles = (stop - start + TILE_ROWS - 1) / TILE_ROWS;
+    long panels = p.N / PANEL, claims = (panels + CLAIM - 1) / CLAIM, blocks = (p.M + ROW_BLOCK - 1) / ROW_BLOCK;
+    for (long piece = claim(me); piece < blocks * claims; piece = claim(me)) {
+        long first = piece % claims * CLAIM, end = first + CLAIM < panels ? first + CLAIM : panels;
+        if (p.M <= 3) {
+            side_by_side(&p, first, end);
+            continue;
+        }
+        long start = piece / claims * ROW_BLOCK, stop = start + ROW_BLOCK < p.M ? start + ROW_BLOCK : p.M;
+        long tiles = (stop - start + TILE_ROWS - 1) / TILE_ROWS;
         for (long panel = first; panel < end; panel++) {
             if (tiles == 1) panel_rows(&p, panel, start, stop, 0);
             else if (tiles == 2) panel_rows(&p, panel, start, stop, 4);

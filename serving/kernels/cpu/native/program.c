@@ -1,8 +1,10 @@
 /* Works off operations with the threads of the OpenMP runtime that torch has loaded: one region for all of them, and between
  * two of them a barrier that spins for a short time and then sleeps, because other processes share the cores. */
 
+#define _GNU_SOURCE /* sched_setaffinity, sched_getcpu */
 #include <linux/futex.h>
 #include <omp.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -22,6 +24,32 @@ static operation_part *const PARTS[] = {embed,    linear_panels, linear_rows, pa
 #else
 #define PAUSE() ((void)0)
 #endif
+
+#define MAX_THREADS 512
+
+static int homes[MAX_THREADS];
+static long num_homes; /* 0: threads run where the system puts them */
+
+void place_threads(const int *cores, long count) {
+    num_homes = count <= MAX_THREADS ? count : 0;
+    for (long i = 0; i < num_homes; i++) homes[i] = cores[i];
+}
+
+/* Each thread of a full team on a core of its own. Two that wake each other in turn are otherwise left on the same one for
+ * tens of milliseconds while the other is idle. The calling thread is only moved, not held: whatever it starts elsewhere
+ * (threads, processes) inherits where it may run. */
+static void go_home(const struct worker *me) {
+    static _Thread_local int held_on = -1;
+    if (num_homes != me->count) return;
+    int home = homes[me->index];
+    if (me->index == 0 ? sched_getcpu() == home : held_on == home) return;
+    cpu_set_t before, only;
+    CPU_ZERO(&only);
+    CPU_SET(home, &only);
+    if (sched_getaffinity(0, sizeof before, &before) || sched_setaffinity(0, sizeof only, &only)) return;
+    if (me->index == 0) sched_setaffinity(0, sizeof before, &before);
+    else held_on = home;
+}
 
 /* Every thread of the team waits here for the others. */
 void meet(const struct worker *me) {
@@ -45,9 +73,11 @@ void meet(const struct worker *me) {
     atomic_fetch_add(&team->sleeping, 1);
     while (atomic_load(&team->phase) == phase) syscall(SYS_futex, &team->phase, FUTEX_WAIT_PRIVATE, phase, 0, 0, 0);
     atomic_fetch_sub(&team->sleeping, 1);
+    go_home(me);
 }
 
 static void work_off(const struct operation *operations, long count, const struct worker *me) {
+    go_home(me);
     for (long i = 0; i < count; i++) {
         PARTS[operations[i].kind](&operations[i], me);
         meet(me);

@@ -72,6 +72,16 @@ class _Results:
         return self.top_ids[row, :found].tolist(), self.top_logprobs[row, :found].tolist()
 
 
+@dataclass(slots=True, frozen=True)
+class _Logits:
+    """What is asked of logits in every step: those of steps that are replayed lie in one tensor. `at` is address, floats
+    between rows, vocabulary, rows."""
+
+    tensor: Tensor
+    covered: bool
+    at: tuple[int, int, int, int]
+
+
 class NativeSampler:
     """Used by one thread at a time; its buffers grow with the rows it is given."""
 
@@ -93,6 +103,7 @@ class NativeSampler:
         self._plain = True
         self._masked: list[int] = []
         self._mask_of_row = np.empty(0, dtype=np.int32)
+        self._known: _Logits | None = None
 
     def use(self, plans: Sequence[RowPlan]) -> None:
         """The rows of the next calls of `sample`, in order. Plans stay the caller's, to change between calls."""
@@ -103,11 +114,20 @@ class NativeSampler:
         self._make_room(len(plans), max((plan.top_n for plan in plans), default=0))
 
     def covers(self, logits: Tensor) -> bool:
-        return logits.dtype is torch.float32 and logits.device.type == "cpu" and logits.stride(1) == 1
+        return self._look_at(logits).covered
+
+    def _look_at(self, logits: Tensor) -> _Logits:
+        known = self._known
+        if known is None or known.tensor is not logits:
+            covered = logits.dtype is torch.float32 and logits.device.type == "cpu" and logits.stride(1) == 1
+            at = (logits.data_ptr(), logits.stride(0), logits.shape[1], logits.shape[0])
+            known = self._known = _Logits(logits, covered, at)
+        return known
 
     def sample(self, logits: Tensor, bits: Tensor | None = None, masked: Sequence[int] = ()) -> Choices:
         """logits [R, V] as `covers` says, left as they are; mask m of `bits` [M, W] int32 is for row `masked[m]`."""
-        count, vocab_size = logits.shape
+        at = self._look_at(logits).at
+        _, _, vocab_size, count = at
         threads = torch.get_num_threads()
         if not self._plain:
             self._need_scratch(vocab_size, threads)
@@ -116,8 +136,7 @@ class NativeSampler:
             bits_at, num_words = bits.data_ptr(), bits.shape[1]
             mask_of_row_at = self._masks_at(count, masked)
         self._sample(
-            self._plans, logits.data_ptr(), logits.stride(0), vocab_size, count, bits_at, num_words, mask_of_row_at,
-            *self._results.at, self._scratch_at, threads,
+            self._plans, *at, bits_at, num_words, mask_of_row_at, *self._results.at, self._scratch_at, threads,
         )  # fmt: skip
         tops: dict[int, TopOfRow] = {}
         if self._wants_top:
