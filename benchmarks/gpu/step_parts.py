@@ -48,7 +48,10 @@ def main() -> None:
             record.add(f"{model}.{rows}.{name}.us", 1e6 * _device_s(run))
     for vocab_size in VOCABULARIES:
         sampling = DeviceSampling(
-            TritonSampler(max(ROWS), vocab_size, device.torch_device), device, max_rows=max(ROWS)
+            TritonSampler(max(ROWS), vocab_size, device.torch_device),
+            device,
+            max_rows=max(ROWS),
+            vocab_size=vocab_size,
         )
         started_s = time.perf_counter()
         sampling.warm_up(torch.randn(max(ROWS), vocab_size, device="cuda"))

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from serving.contracts import MAX_LIKELIEST
-from serving.sampling.adjustments import adjusts, bans
+from serving.sampling.adjustments import adjusts
 from serving.sampling_params import SamplingParams
 
 NUM_COLUMNS = 9
@@ -19,13 +19,9 @@ _POSITION, _MASK = 5, 7
 
 
 def covers(params: SamplingParams) -> bool:
-    """False for rows whose logits something else has to change first, and for typical sampling: those need `Sampler`."""
-    return (
-        not adjusts(params)
-        and not bans(params)
-        and params.typical_p == 1.0
-        and params.top_n_tokens <= MAX_LIKELIEST
-    )
+    """False for rows whose logits something else has to change first, and for typical sampling: those need `Sampler`. Tokens
+    that may not come yet are for the masks."""
+    return not adjusts(params) and params.typical_p == 1.0 and params.top_n_tokens <= MAX_LIKELIEST
 
 
 class DeviceParams:
@@ -49,12 +45,13 @@ class DeviceParams:
         )
 
     def lines(
-        self, rows: npt.NDArray[np.int64], positions: Sequence[int], masked: Sequence[int] = ()
+        self, rows: npt.NDArray[np.int64], positions: Sequence[int], masks: Mapping[int, int] | None = None
     ) -> npt.NDArray[np.int64]:
-        """A new array [R, 9] for these row numbers, at these output positions; mask m is for line `masked[m]`."""
+        """A new array [R, 9] for these row numbers, at these output positions; line l obeys mask `masks[l]`."""
         lines = self._lines[rows]
         lines[:, _POSITION] = positions
-        lines[list(masked), _MASK] = range(len(masked))
+        if masks:
+            lines[list(masks), _MASK] = list(masks.values())
         return lines
 
 

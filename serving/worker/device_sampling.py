@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from serving.sampling.device_params import DeviceParams, covers
 from serving.sampling.sampler import SamplingRow
 from serving.sampling.token_mask import TokenMasks
 from serving.sampling_params import SamplingParams
+from serving.worker.step_masks import StepMasks
 
 _WARM_UPS = (
     SamplingParams(temperature=0.0),
@@ -65,14 +66,24 @@ class ChosenTokens:
 class DeviceSampling:
     """`Sampler.sample` for rows that `covers` says it is for. Rows that stay from step to step cost next to nothing."""
 
-    def __init__(self, sampler: TokenSampler, device: Device, *, max_rows: int) -> None:
+    def __init__(
+        self,
+        sampler: TokenSampler,
+        device: Device,
+        *,
+        max_rows: int,
+        vocab_size: int,
+        eos_token_ids: Sequence[int] = (),
+    ) -> None:
         self._sampler = sampler
         self._device = device
         self._params = DeviceParams(max_rows)
+        self._masks = StepMasks(eos_token_ids, vocab_size=vocab_size)
         self._known: dict[int, SamplingRow] = {}
         self._rows: list[SamplingRow] = []
         self._index = np.zeros(0, dtype=np.int64)
         self._steps = SamplerSteps()
+        self._banning: list[int] = []
         self._covered = True
 
     def launch(
@@ -84,13 +95,10 @@ class DeviceSampling:
         if not self._covered:
             return None
         positions = [len(row.token_ids) - row.num_prompt_tokens for row in rows]
-        if masks is None or not masks.rows:
-            lines = self._device.stage([self._params.lines(self._index, positions)])
-        else:
-            lines = self._device.stage(
-                [self._params.lines(self._index, positions, masks.rows), masks.bits.numpy()]
-            )
-        chosen = self._sampler.launch(logits, lines[0], self._steps, bits=lines[1] if lines[1:] else None)
+        bits, numbers = self._masks.of(rows, self._banning, masks)
+        lines = self._params.lines(self._index, positions, numbers)
+        staged = self._device.stage([lines, bits] if numbers else [lines])
+        chosen = self._sampler.launch(logits, staged[0], self._steps, bits=staged[1] if numbers else None)
         wanted = [chosen.ids, chosen.logprobs]
         if chosen.num_top is not None and chosen.top_ids is not None and chosen.top_logprobs is not None:
             wanted += [chosen.num_top, chosen.top_ids, chosen.top_logprobs]
@@ -118,17 +126,20 @@ class DeviceSampling:
                 self._known[row.row] = row
                 self._params.write(row.row, row.params, row.seed)
         self._index = np.array([row.row for row in rows], dtype=np.int64)
+        self._banning = [line for line, row in enumerate(rows) if row.bans]
         wanted = [row.params for row in rows]
         self._steps = SamplerSteps(
             draws=any(not params.greedy for params in wanted),
             top_k=any(not params.greedy and params.top_k > 0 for params in wanted),
             top_p=any(not params.greedy and params.top_p < 1.0 for params in wanted),
-            # What nothing changed is as it came.
-            raw=any(
-                params.raw_logprobs and not (params.greedy and params.grammar is None) for params in wanted
-            ),
+            raw=any(row.params.raw_logprobs and _changes(row) for row in rows),
             likeliest=any(params.top_n_tokens > 0 for params in wanted),
         )
+
+
+def _changes(row: SamplingRow) -> bool:
+    """Is it chosen from another distribution than the model's?"""
+    return not row.params.greedy or row.params.grammar is not None or row.bans
 
 
 @contextlib.contextmanager
@@ -151,7 +162,8 @@ def compiling_ahead(
 @torch.inference_mode()
 def _compile(make: Callable[[int, int, torch.device], TokenSampler], vocab_size: int, device: Device) -> None:
     started_s = time.perf_counter()
-    sampling = DeviceSampling(make(1, vocab_size, device.torch_device), device, max_rows=1)
+    sampler = make(1, vocab_size, device.torch_device)
+    sampling = DeviceSampling(sampler, device, max_rows=1, vocab_size=vocab_size)
     sampling.warm_up(torch.zeros((1, vocab_size), device=device.torch_device))
     seconds = round(time.perf_counter() - started_s, 3)
     logs.event(logger, logging.INFO, "choice of tokens compiled", seconds=seconds)

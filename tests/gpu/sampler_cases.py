@@ -72,7 +72,9 @@ def run(case: Case, device: str) -> list[str]:
     for row in rows:
         assert covers(row.params)
         params.write(row.row, row.params, row.seed)
-    lines = params.lines(np.arange(case.rows), [row.num_output_tokens for row in rows], masked)
+    masked_lines = {line: number for number, line in enumerate(masked)}
+    positions = [row.num_output_tokens for row in rows]
+    lines = params.lines(np.arange(case.rows), positions, masked_lines)
     table = torch.from_numpy(lines).to(where)
     steps = SamplerSteps(
         draws=not case.greedy, top_k=not case.greedy, top_p=not case.greedy, raw=True, likeliest=True

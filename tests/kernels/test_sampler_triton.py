@@ -121,7 +121,7 @@ def test_kernels_compile_and_keep_to_registers(
 def test_a_seed_beyond_a_signed_integer_keeps_its_bits() -> None:
     params = DeviceParams(3)
     params.write(2, SamplingParams(temperature=0.5, top_k=7), 2**64 - 3)
-    lines = params.lines(np.array([0, 2]), [4, 9], [1])
+    lines = params.lines(np.array([0, 2]), [4, 9], {1: 0})
     assert lines[1, [3, 4, 5, 7]].tolist() == [7, -3, 9, 0]
     assert lines[0, 5] == 4 and lines[1, 8] == 0
     assert params.lines(np.array([2]), [10])[0, [5, 7]].tolist() == [10, -1], "a mask is for one step"

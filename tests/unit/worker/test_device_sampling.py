@@ -28,11 +28,11 @@ COVERED: list[dict[str, Any]] = [
     {"temperature": 0.9, "seed": 2**64 - 9, "n": 2, "top_k": 20},
     {"temperature": 0.8, "seed": 6, "top_p": 0.9, "raw_logprobs": True},
     {"temperature": 0.0, "top_n_tokens": 3, "prompt_logprobs": True},
+    {"temperature": 1.0, "seed": 8, "min_new_tokens": 4, "stop_token_ids": (7, 8, 9)},
 ]
 FOR_THE_HOST: list[dict[str, Any]] = [
     {"temperature": 0.0, "repetition_penalty": 1.3},
     {"temperature": 1.0, "seed": 1, "typical_p": 0.8},
-    {"temperature": 0.0, "min_new_tokens": 3},
     {"temperature": 1.0, "seed": 2, "logit_bias": ((7, 2.0),)},
 ]
 
@@ -129,7 +129,9 @@ def _rows(ways: list[dict[str, Any]]) -> list[SamplingRow]:
 
 
 def test_rows_come_and_go_and_have_masks() -> None:
-    sampling = DeviceSampling(TableSampler(16, VOCAB_SIZE, torch.device("cpu")), LateDevice(), max_rows=16)
+    sampling = DeviceSampling(
+        TableSampler(16, VOCAB_SIZE, torch.device("cpu")), LateDevice(), max_rows=16, vocab_size=VOCAB_SIZE
+    )
     grammar = {"temperature": 0.7, "grammar": Grammar(kind="regex", source="a"), "top_n_tokens": 2}
     rows = _rows(
         [{"temperature": 1.0}, grammar, {"temperature": 0.0}, {"temperature": 0.5, "top_k": 3}, grammar]
@@ -150,6 +152,39 @@ def test_rows_come_and_go_and_have_masks() -> None:
             row.token_ids.append(1)
 
 
+def test_what_may_not_come_yet_is_masked() -> None:
+    """Alone, beside others, and where a grammar permits nothing but the end."""
+    eos = (3, 40, VOCAB_SIZE - 1)
+    sampler = TableSampler(8, VOCAB_SIZE, torch.device("cpu"))
+    sampling = DeviceSampling(sampler, LateDevice(), max_rows=16, vocab_size=VOCAB_SIZE, eos_token_ids=eos)
+    grammar = Grammar(kind="regex", source="a")
+    rows = _rows([
+        {"temperature": 0.0, "min_new_tokens": 4, "raw_logprobs": True},
+        {"temperature": 1.0},
+        {"temperature": 1.0, "min_new_tokens": 3, "stop_token_ids": (60, 61)},
+        {"temperature": 1.0, "min_new_tokens": 4},
+        {"temperature": 0.7, "grammar": grammar, "ignore_eos": True, "top_n_tokens": 3},
+        {"temperature": 0.7, "grammar": grammar, "min_new_tokens": 9},
+    ])  # fmt: skip
+    bits = torch.full((2, 5), -1, dtype=torch.int32)
+    bits[1] = 0
+    bits[1, 0] = 1 << 3
+    for _ in range(4):
+        logits = torch.randn(len(rows), VOCAB_SIZE)
+        logits[:, list(eos)] += 6.0
+        masks = TokenMasks([4, 5], bits)
+        launched = sampling.launch(logits, rows, masks)
+        assert launched is not None
+        wanted = Sampler(eos).sample(logits.clone(), rows, masks)
+        for token, other in zip(launched.read(), wanted, strict=True):
+            assert (token.token_id, token.top_ids) == (other.token_id, other.top_ids)
+            assert token.logprob == pytest.approx(other.logprob, abs=1e-5)
+        assert wanted[5].token_id == 3 and wanted[4].token_id not in eos
+        for row in rows:
+            row.token_ids.append(1)
+    assert wanted[0].token_id in eos, "by now it may end"
+
+
 def test_what_the_host_has_to_choose_is_left_to_it() -> None:
     class Unasked:
         def launch(
@@ -157,7 +192,7 @@ def test_what_the_host_has_to_choose_is_left_to_it() -> None:
         ) -> DeviceSamples:
             raise AssertionError("a row is not for the device")
 
-    sampling = DeviceSampling(Unasked(), LateDevice(), max_rows=8)
+    sampling = DeviceSampling(Unasked(), LateDevice(), max_rows=8, vocab_size=VOCAB_SIZE)
     for way in [*FOR_THE_HOST, {"temperature": 0.0, "top_n_tokens": 65}]:
         rows = _rows([{"temperature": 0.0}, way])
         assert sampling.launch(torch.zeros(2, VOCAB_SIZE), rows) is None
@@ -184,7 +219,9 @@ def _assert_every_kind(sampler: NotingSampler) -> None:
 
 def test_warm_up_runs_every_kind() -> None:
     sampler = NotingSampler(4, VOCAB_SIZE, torch.device("cpu"))
-    DeviceSampling(sampler, LateDevice(), max_rows=4).warm_up(torch.randn(4, VOCAB_SIZE))
+    DeviceSampling(sampler, LateDevice(), max_rows=4, vocab_size=VOCAB_SIZE).warm_up(
+        torch.randn(4, VOCAB_SIZE)
+    )
     _assert_every_kind(sampler)
 
 
