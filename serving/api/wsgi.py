@@ -17,8 +17,10 @@ from flask import Flask
 
 from serving import logs, metrics
 from serving.api.app import create_app
+from serving.api.connection import cooperative
 from serving.api.emf_writer import EmfWriter
 from serving.api.handler_client import HandlerFile
+from serving.api.loop_reader import receive_in_loop
 from serving.api.offload import run_aside
 from serving.api.readiness import StageFile
 from serving.config import (
@@ -30,6 +32,7 @@ from serving.config import (
     ServerConfig,
 )
 from serving.errors import StartupError
+from serving.ipc.arrivals import receive_in_thread
 from serving.ipc.client import EngineClient
 from serving.messages import EngineReady
 from serving.text.processor import TextProcessor
@@ -51,7 +54,11 @@ def build(run_dir: str) -> Flask:
     slot = metrics.claim_slot(run_dir)
     if not metrics.is_shared() and (config.http.api_workers or 1) > 1:
         logger.warning("PROMETHEUS_MULTIPROC_DIR is not set: /metrics shows one worker of several")
-    engine = EngineClient(directory / ENGINE_SOCKET, front_id=f"api{os.getpid()}")
+    engine = EngineClient(
+        directory / ENGINE_SOCKET,
+        front_id=f"api{os.getpid()}",
+        receive=receive_in_loop if cooperative() else receive_in_thread,
+    )
     engine.start()
     text = TextLoader(engine, config, directory / MODEL_DIR_FILE)
     text.start()

@@ -1,8 +1,8 @@
 """The front's end of the transport: one connection to the engine, one queue per request.
 
 Built on stdlib sockets, threads and queues. Under gunicorn's gevent worker these are monkey-patched before
-this module is imported, so that its two threads become greenlets; in tests and scripts they are threads.
-It must not be created before a fork. It knows messages, not HTTP and not text.
+this module is imported, so that its two threads become greenlets, and the worker says how to receive there; in tests
+and scripts they are threads. It must not be created before a fork. It knows messages, not HTTP and not text.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from serving import logs
 from serving.errors import GenerationFailed, NotReady, PayloadTooLarge, TransportError, from_wire
+from serving.ipc.arrivals import Receive, receive_in_thread
 from serving.ipc.channel import FrameReader, decode_from_engine, encode_frame
 from serving.ipc.output_stream import OutputStream as OutputStream
 from serving.ipc.output_stream import TokenSink
@@ -41,8 +42,6 @@ from serving.messages import (
 
 PING_INTERVAL_S = 0.5
 CONNECT_INTERVAL_S = 0.1
-_READ_BYTES = 64 * 1024
-"""A front that falls behind reads a few thousand tokens at once, and writes them with one call per stream."""
 _NEVER_READY = "the engine is not ready yet"
 _LOST = "the engine stopped unexpectedly"
 
@@ -112,9 +111,10 @@ class EngineClient:
     `front_id` must be unique among the fronts alive at one time. Create and `start` it after a fork.
     """
 
-    def __init__(self, socket_path: Path, front_id: str) -> None:
+    def __init__(self, socket_path: Path, front_id: str, *, receive: Receive = receive_in_thread) -> None:
         self.front_id = front_id
         self._path = socket_path
+        self._receive = receive
         self._ready: EngineReady | None = None
         self._connection: _Connection | None = None
         self._streams: dict[str, OutputStream] = {}
@@ -258,16 +258,21 @@ class EngineClient:
     def _converse(self, connection: _Connection) -> None:
         """Read until the engine goes away, then end every open stream with the reason."""
         reason = _LOST
+        reader = FrameReader()
+
+        def take(data: bytes) -> None:
+            try:
+                for payload in reader.feed(data):
+                    self._take(connection, decode_from_engine(payload))
+            finally:
+                self._flush()
+
+        writer = threading.Thread(
+            target=connection.run_writer, args=(self._nonces,), name="engine-writer", daemon=True
+        )
+        writer.start()
         try:
-            reader = FrameReader()
-            while data := connection.sock.recv(_READ_BYTES):
-                try:
-                    for payload in reader.feed(data):
-                        self._take(connection, decode_from_engine(payload))
-                finally:
-                    self._flush()
-                # A greenlet that finds more to read each time would never let the others run.
-                time.sleep(0.0)
+            self._receive(connection.sock, take)
         except OSError as error:
             logs.event(logger, logging.WARNING, "engine connection broke", reason=str(error))
         except TransportError as error:
@@ -315,10 +320,6 @@ class EngineClient:
             self._changed.notify_all()
         if self._stopped.is_set():
             connection.shut()  # `close` came while we connected
-        writer = threading.Thread(
-            target=connection.run_writer, args=(self._nonces,), name="engine-writer", daemon=True
-        )
-        writer.start()
 
     def _take_outputs(self, outputs: Sequence[SequenceOutput]) -> None:
         """Where nobody is in the way, a token needs no queue and nobody's turn."""

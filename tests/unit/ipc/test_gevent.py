@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.unit.ipc.fakes import FakeEngine
 
 SCRIPT = """
@@ -12,12 +14,14 @@ monkey.patch_all()
 import sys, time
 from pathlib import Path
 import gevent
+from serving.api.loop_reader import receive_in_loop
 from serving.errors import GenerationFailed
+from serving.ipc.arrivals import receive_in_thread
 from serving.ipc.client import EngineClient
 from serving.messages import AddRequest, RequestAccepted
 from serving.sampling_params import SamplingParams
 
-client = EngineClient(Path(sys.argv[1]), "front")
+client = EngineClient(Path(sys.argv[1]), "front", receive=globals()[sys.argv[2]])
 client.start()
 client.wait_ready(10.0)
 ticks = []
@@ -53,10 +57,14 @@ print("ended:", {job.value for job in jobs})
 """
 
 
-def test_greenlets(engine: FakeEngine, socket_path: Path) -> None:
+@pytest.mark.parametrize("receive", ["receive_in_loop", "receive_in_thread"])
+def test_greenlets(engine: FakeEngine, socket_path: Path, receive: str) -> None:
     root = Path(__file__).parents[3]
     front = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(socket_path)], stdout=subprocess.PIPE, text=True, cwd=root
+        [sys.executable, "-c", SCRIPT, str(socket_path), receive],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=root,
     )
     assert front.stdout is not None
     for _ in range(16):
