@@ -77,8 +77,10 @@ class Outlet:
             self._error = error
             return False
         self.last_sent_s = time.monotonic()
-        self._rest = data[num_sent:]
-        return not self._rest
+        if num_sent < len(data):
+            self._rest = data[num_sent:]
+            return False
+        return True
 
     def drain(self) -> None:
         """Write the rest, as patiently as any answer is written. Raises the `OSError` of a client that left."""

@@ -53,9 +53,18 @@ class PlainTokens:
         return self.events.expects() and (self.outlet is None or self.outlet.ready())
 
     def take(self, output: SequenceOutput, now_s: float) -> bool:
-        if not self._is_plain(output):
-            return False
         sequence = self.sequence
+        if (
+            len(output.token_ids) != 1
+            or output.finish_reason is not None
+            or output.queue_s != 0.0
+            or output.top_tokens is not None
+            or output.prompt_logprobs is not None
+            or output.num_cached_tokens > self.prompt.num_cached_tokens
+            or output.seed != sequence.seed
+            or output.error is not None
+        ):
+            return False
         token_id, logprob = output.token_ids[0], output.logprobs[0]
         text = sequence.text.push_one(token_id)
         if text is None:
@@ -68,19 +77,6 @@ class PlainTokens:
         if event and self.outlet is not None:
             self.outlet.add(event)
         return True
-
-    def _is_plain(self, output: SequenceOutput) -> bool:
-        """Whether there is nothing to note but one token."""
-        return (
-            output.finish_reason is None
-            and output.queue_s == 0.0
-            and output.top_tokens is None
-            and output.prompt_logprobs is None
-            and output.num_cached_tokens <= self.prompt.num_cached_tokens
-            and output.seed == self.sequence.seed
-            and len(output.token_ids) == 1
-            and output.error is None
-        )
 
     def flush(self) -> bool:
         return self.outlet is None or self.outlet.flush()

@@ -5,6 +5,7 @@ Knows bytes and message types; it opens no sockets. Whatever is not such a frame
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -18,10 +19,6 @@ HEADER_BYTES = 4
 T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()
-_to_engine_decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
-_from_engine_decoder: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
-_to_rank_decoder: msgspec.msgpack.Decoder[ToRank] = msgspec.msgpack.Decoder(ToRank)
-_from_rank_decoder: msgspec.msgpack.Decoder[FromRank] = msgspec.msgpack.Decoder(FromRank)
 
 
 def encode_frame(
@@ -36,20 +33,27 @@ def encode_frame(
     return len(payload).to_bytes(HEADER_BYTES, "big") + payload
 
 
-def decode_to_engine(payload: bytes) -> ToEngine:
-    return _decode(_to_engine_decoder, payload)
+def _decoding(decoder: msgspec.msgpack.Decoder[T]) -> Callable[[bytes], T]:
+    decoded = decoder.decode
+
+    def decode(payload: bytes) -> T:
+        try:
+            return decoded(payload)
+        except (msgspec.MsgspecError, ValueError, RecursionError, MemoryError) as error:
+            raise TransportError(f"frame of {len(payload)} bytes holds no known message: {error}") from error
+
+    return decode
 
 
-def decode_from_engine(payload: bytes) -> FromEngine:
-    return _decode(_from_engine_decoder, payload)
+_to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
+_from_engine: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
+_to_rank: msgspec.msgpack.Decoder[ToRank] = msgspec.msgpack.Decoder(ToRank)
+_from_rank: msgspec.msgpack.Decoder[FromRank] = msgspec.msgpack.Decoder(FromRank)
 
-
-def decode_to_rank(payload: bytes) -> ToRank:
-    return _decode(_to_rank_decoder, payload)
-
-
-def decode_from_rank(payload: bytes) -> FromRank:
-    return _decode(_from_rank_decoder, payload)
+decode_to_engine = _decoding(_to_engine)
+decode_from_engine = _decoding(_from_engine)
+decode_to_rank = _decoding(_to_rank)
+decode_from_rank = _decoding(_from_rank)
 
 
 class FrameReader:
@@ -69,6 +73,10 @@ class FrameReader:
     def feed(self, data: bytes) -> list[bytes]:
         """Add `data`, return what it completed. Raises `TransportError` for a length over the cap."""
         buffer = self._buffer
+        if not buffer and HEADER_BYTES + int.from_bytes(data[:HEADER_BYTES], "big") == len(data):
+            payload = data[HEADER_BYTES:]
+            if len(payload) <= self._max_frame_bytes:
+                return [payload]  # nothing to keep, as nearly always
         buffer += data
         payloads: list[bytes] = []
         start = 0
@@ -85,10 +93,3 @@ class FrameReader:
             start = body + length
         del buffer[:start]
         return payloads
-
-
-def _decode(decoder: msgspec.msgpack.Decoder[T], payload: bytes) -> T:
-    try:
-        return decoder.decode(payload)
-    except (msgspec.MsgspecError, ValueError, RecursionError, MemoryError) as error:
-        raise TransportError(f"frame of {len(payload)} bytes holds no known message: {error}") from error

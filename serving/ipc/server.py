@@ -40,6 +40,7 @@ MAX_BUFFERED_BYTES = 16 * 1024 * 1024
 _READ_BYTES = 256 * 1024
 _READ_BUDGET_BYTES = 8 * 1024 * 1024
 _MAX_UNIX_PATH_BYTES = 107
+_READ_AND_WRITE = selectors.EVENT_READ | selectors.EVENT_WRITE
 
 logger = logging.getLogger(__name__)
 
@@ -250,21 +251,31 @@ class EngineHub:
         if len(front.outgoing) > self._max_buffered_bytes:
             self._drop(front, f"does not read, {len(front.outgoing)} bytes wait for it")
             return
-        was_empty = not front.outgoing
-        front.outgoing += frame
-        if was_empty:
-            self._flush_front(front)
+        if front.outgoing:
+            front.outgoing += frame
+            return
+        num_sent = self._send(front, frame)
+        if num_sent < len(frame) and not front.closed:
+            front.outgoing += frame[num_sent:]
+            self._selector.modify(front.sock, _READ_AND_WRITE, front)
 
     def _flush_front(self, front: _Front) -> None:
+        num_sent = self._send(front, front.outgoing)
+        if front.closed:
+            return
+        del front.outgoing[:num_sent]
+        if not front.outgoing:
+            self._selector.modify(front.sock, selectors.EVENT_READ, front)
+
+    def _send(self, front: _Front, data: bytes | bytearray) -> int:
+        """How many bytes the socket took. Drops a front that is gone."""
         try:
-            sent = front.sock.send(front.outgoing)
+            return front.sock.send(data)
         except BlockingIOError:
-            sent = 0
+            return 0
         except OSError as error:
             self._drop(front, str(error))
-            return
-        del front.outgoing[:sent]
-        self._selector.modify(front.sock, _interest(front), front)
+            return 0
 
     def _end(self, front: _Front) -> None:
         if front.reader.num_pending_bytes:
@@ -292,10 +303,6 @@ class EngineHub:
 def front_of(request_id: str) -> str:
     """The front id that `request_id` carries: everything before its last hyphen."""
     return request_id.rpartition("-")[0]
-
-
-def _interest(front: _Front) -> int:
-    return selectors.EVENT_READ | (selectors.EVENT_WRITE if front.outgoing else 0)
 
 
 def _listen(path: Path) -> socket.socket:

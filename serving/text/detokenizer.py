@@ -21,15 +21,19 @@ class IncrementalDetokenizer:
     def __init__(self, vocabulary: Vocabulary, *, prompt_token_ids: Sequence[int] = ()) -> None:
         """A character that begins in the last bytes of `prompt_token_ids` is completed by what is pushed."""
         self._token_bytes = vocabulary.token_bytes
-        tail = b"".join(self._bytes(token_id) for token_id in prompt_token_ids[-_MAX_UTF8_BYTES:])
-        _, consumed = codecs.utf_8_decode(tail, "replace", False)
-        self._pending = tail[consumed:]
+        self._pending = b""
+        for token_id in prompt_token_ids[-_MAX_UTF8_BYTES:]:
+            self.push(token_id)
 
     def push(self, token_id: int) -> str:
         """The text that this token completes, "" while a character still lacks bytes."""
-        data = self._pending + self._bytes(token_id)
+        table = self._token_bytes
+        # A model may have more rows than its tokenizer has tokens.
+        data = table[token_id] if 0 <= token_id < len(table) else b""
+        if self._pending:
+            data = self._pending + data
         text, consumed = codecs.utf_8_decode(data, "replace", False)
-        self._pending = data[consumed:]
+        self._pending = data[consumed:] if consumed < len(data) else b""
         return text
 
     def flush(self) -> str:
@@ -37,7 +41,3 @@ class IncrementalDetokenizer:
         text = self._pending.decode("utf-8", "replace")
         self._pending = b""
         return text
-
-    def _bytes(self, token_id: int) -> bytes:
-        # A model may have more rows than its tokenizer has tokens.
-        return self._token_bytes[token_id] if 0 <= token_id < len(self._token_bytes) else b""
