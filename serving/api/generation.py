@@ -23,6 +23,8 @@ from serving.messages import RequestAccepted, SequenceOutput, TopToken
 _GRAMMAR = "grammar"
 _ENGINE_GAVE_UP = frozenset({"abort", "error"})
 _LATE_RETRY_S = 5.0
+_CHECK_INTERVAL_WHILE_WRITING_S = 1.0
+"""Writing to a client that left fails, so a client that was written to needs no look of its own that often."""
 
 
 @dataclass(slots=True)
@@ -131,6 +133,7 @@ class Generation:
         self._early: deque[SequenceOutput] = deque()
         self._stream: OutputStream | None = None
         self._checked = timings.started
+        self._check_interval_s = CHECK_INTERVAL_S
 
     @property
     def request(self) -> GenerateRequest:
@@ -179,7 +182,7 @@ class Generation:
         return bool(self._early) or (self._stream is not None and self._stream.has_news)
 
     def progress(self, plain: PlainEvents | None = None) -> Iterator[Progress | None]:
-        """Yield what happens until all sequences ended; None every `CHECK_INTERVAL_S` in which nothing did. At the
+        """Yield what happens until all sequences ended; None after a second at most in which nothing did. At the
         deadline those that go on end there, with `length` and no further tokens.
 
         Where `plain` is given, it may get tokens instead, while this waits; of a stream, what it makes of them is sent at
@@ -267,11 +270,14 @@ class Generation:
     ) -> RequestAccepted | SequenceOutput | None:
         now = time.monotonic()
         if now - self._checked >= CHECK_INTERVAL_S:
+            outlet = None if tokens is None else tokens.outlet
+            writes = outlet is not None and outlet.last_sent_s > self._checked
+            self._check_interval_s = _CHECK_INTERVAL_WHILE_WRITING_S if writes else CHECK_INTERVAL_S
             self._checked = now
             if self._connection.is_gone():
                 raise ClientDisconnected
         try:
-            wait_s = max(0.0, min(CHECK_INTERVAL_S, self._left_s()))
+            wait_s = max(0.0, min(self._check_interval_s, self._left_s()))
             return stream.get(wait_s, tokens if tokens is not None and tokens.ready() else None)
         except TimeoutError:
             return None
