@@ -50,6 +50,7 @@ PARTS = ("streams", "latency", "requests", "tokenizing")
 
 _START_LIMIT_S = 60.0
 _SKIPPED_EVENTS = 8
+_FEW_STREAMS = ((1, 250.0), (16, 60.0))  # and tokens/s of each, as a small model on a host gives them
 _CHAT_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 
 
@@ -174,15 +175,22 @@ def _stream_values(window: Window) -> dict[str, float]:
     } | _quantiles("step_to_client", window.path_s)
 
 
-def measure_latency(num_tokens: int = 300) -> Iterator[Measured]:
-    """One client alone: a token's way through the front, and a whole request for one token."""
-    with front(100.0, max_concurrent_requests=8) as one:
-        request = stream_request("/generate_stream", num_tokens)
-        client = StreamsClient(
-            one.port, request, num_streams=1, num_events=num_tokens, skipped=_SKIPPED_EVENTS
-        )
-        window = client.run(one.cpu_s)
-    yield Measured(part="latency", what="one stream", values=_quantiles("step_to_client", window.path_s))
+def measure_latency(seconds: float = 3.0) -> Iterator[Measured]:
+    """Few streams, where a token costs a whole turn of the front: what it takes of the engine's cores, and how late tokens
+    are. And whole requests for one token."""
+    for num_streams, tokens_per_s in _FEW_STREAMS:
+        num_tokens = int(tokens_per_s * seconds)
+        with front(tokens_per_s, max_concurrent_requests=num_streams + 8) as one:
+            client = StreamsClient(
+                one.port,
+                stream_request("/generate_stream", num_tokens),
+                num_streams=num_streams,
+                num_events=num_tokens,
+                skipped=_SKIPPED_EVENTS,
+            )
+            window = client.run(one.cpu_s)
+        what = f"{num_streams} x /generate_stream, {tokens_per_s:g} tokens/s each"
+        yield Measured(part="latency", what=what, values=_stream_values(window))
     prompt = PROMPT * 12  # about 128 tokens
     body = {"inputs": prompt, "parameters": {"max_new_tokens": 1}}
     with front(0.0, max_concurrent_requests=8) as one:
