@@ -11,6 +11,8 @@ CUDA ?=
 PORT ?= 8080
 PYTEST_ARGS ?=
 TEST_WORKERS ?= 2
+# langsmith, which langchain brings along, hooks itself into every pytest and takes over a second to be imported.
+PYTEST_OPTIONS := -p no:langsmith_plugin -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Preferred index of CPU builds of torch; read by scripts/install_torch.py, which knows the default.
 export TORCH_INDEX_URL
@@ -57,11 +59,11 @@ serve: $(RUNTIME)  ## serve the embedded demo model on port 8080
 test: export OMP_NUM_THREADS ?= 1
 test: $(DEV)  ## run the suite with reduced counts
 	@$(ENV_PYTHON) scripts/sdk_environments.py sagemaker2
-	$(ENV_PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(ENV_PYTHON) -m pytest $(PYTEST_OPTIONS) $(PYTEST_ARGS)
 
 test-full: export OMP_NUM_THREADS ?= 1
 test-full: sdk-environments  ## run the suite with the full counts (long)
-	$(ENV_PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --full -m "not gpu" $(PYTEST_ARGS)
+	$(ENV_PYTHON) -m pytest $(PYTEST_OPTIONS) --full -m "not gpu" $(PYTEST_ARGS)
 
 test-gpu: $(DEV)  ## run the tests that need a CUDA device (with CUDA=1)
 	$(ENV_PYTHON) -m pytest tests/gpu --full -m gpu -W default $(PYTEST_ARGS)
@@ -72,7 +74,7 @@ test-browser: $(DEV)  ## run the playground's tests in Chromium (apt-get install
 
 test-sagemaker: export OMP_NUM_THREADS ?= 1
 test-sagemaker: sdk-environments  ## run both lines of the SageMaker SDK, boto3 and the emulator, with the full counts
-	$(ENV_PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder tests/sagemaker --full -m "not gpu" $(PYTEST_ARGS)
+	$(ENV_PYTHON) -m pytest $(PYTEST_OPTIONS) tests/sagemaker --full -m "not gpu" $(PYTEST_ARGS)
 
 sdk-environments: $(DEV)  ## make .venv-sagemaker2 and .venv-sagemaker3, or leave them when they are right
 	@$(ENV_PYTHON) scripts/sdk_environments.py
