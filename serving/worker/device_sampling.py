@@ -70,7 +70,6 @@ class DeviceSampling:
         self,
         sampler: TokenSampler,
         device: Device,
-        *,
         max_rows: int,
         vocab_size: int,
         eos_token_ids: Sequence[int] = (),
