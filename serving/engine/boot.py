@@ -26,6 +26,7 @@ from serving.grammar.compiler import CompiledGrammar, GrammarCompiler
 from serving.grammar.store import GrammarStore
 from serving.grammar.trial import TrialProcesses, Unfinished
 from serving.grammar.trial_process import Setting
+from serving.kernels.cpu.native import library
 from serving.resolve import read_device_facts, read_model_facts, resolve
 from serving.sampling_params import Grammar
 from serving.text.tokenizer import Tokenizer
@@ -166,6 +167,7 @@ class _BackgroundCompiler:
                 lambda text: tokenizer.encode(text, add_special_tokens=False),
                 vocab_size=vocab_size,
                 eos_token_ids=eos_token_ids,
+                kernels=library.load() if config.device == "cpu" and not config.deterministic else None,
             )
             setting = Setting(
                 token_bytes=list(vocabulary.token_bytes),

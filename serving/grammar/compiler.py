@@ -6,13 +6,18 @@ docs/structured-output.md.
 
 from __future__ import annotations
 
+import ctypes
+import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
+from serving import logs
 from serving.errors import InvalidRequest
+from serving.grammar.native import Constraint, ConstraintCompiler, Unavailable
 from serving.grammar.source import check_source
 from serving.sampling_params import Grammar
 from serving.vocabulary import Vocabulary
@@ -43,15 +48,21 @@ _BYTES_PER_SOURCE_BYTE = 24
 _MAX_MESSAGE_CHARS = 300
 _MAX_FORCED_TEXTS = 4096
 _MAX_FORCED_CHARS = 256
+_QUICK_S = 0.02
+"""What took longer to compile is not compiled a second time, for its masks to be computed ahead."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, frozen=True, eq=False, weakref_slot=True)
 class CompiledGrammar:
-    """A grammar ready for use. `num_bytes` is what keeping it costs, the automaton that grows with use included."""
+    """A grammar ready for use. `num_bytes` is what keeping it costs, the automaton that grows with use included. `native` is
+    the same for threads without the interpreter, where that can be had."""
 
     grammar: Grammar
     prototype: LLMatcher
     num_bytes: int
+    native: Constraint | None = None
 
     def new_matcher(self) -> LLMatcher:
         """A matcher at the beginning of the text. Takes microseconds."""
@@ -68,17 +79,22 @@ class GrammarCompiler:
         *,
         vocab_size: int,
         eos_token_ids: Sequence[int],
+        kernels: ctypes.CDLL | None = None,
     ) -> None:
         """`encode` tokenizes plain text without special tokens; `vocab_size` is the model's and may be larger than the
-        tokenizer's: the ids between are never permitted. Without `eos_token_ids` every grammar is refused."""
+        tokenizer's: the ids between are never permitted. Without `eos_token_ids` every grammar is refused. With `kernels`,
+        the compiled ones, masks can be computed ahead."""
         self._eos_token_ids = list(eos_token_ids)
         self._tokenizer: LLTokenizer | None = None
+        self._native: ConstraintCompiler | None = None
         if self._eos_token_ids:
             tokens = _TokenTable(vocabulary, encode, vocab_size=vocab_size, eos_token_id=eos_token_ids[0])
             # It asks for the attributes of a wrapper, not for the class.
             self._tokenizer = LLTokenizer(cast(TokenizerWrapper, tokens), eos_token=self._eos_token_ids)
             # The same tokens, sorted for the strings of JSON: masks inside of them take about an eighth less time.
             self._json_tokenizer = self._tokenizer.with_slices(LLTokenizer.json_slices())
+            if kernels is not None:
+                self._native = _native_compiler(kernels, tokens, eos_token_ids)
 
     def compile(self, grammar: Grammar) -> CompiledGrammar:
         """Raises `InvalidRequest(field="grammar")` for what is malformed, not supported, unsatisfiable or too large."""
@@ -88,18 +104,42 @@ class GrammarCompiler:
             )
         check_source(grammar)
         tokenizer = self._json_tokenizer if grammar.kind == "json_schema" else self._tokenizer
-        matcher = LLMatcher(tokenizer, _llguidance_source(grammar), log_level=0, limits=_LIMITS)
+        source = _llguidance_source(grammar)
+        started_s = time.thread_time()
+        matcher = LLMatcher(tokenizer, source, log_level=0, limits=_LIMITS)
         # The first mask finds what can never begin, such as a schema that refers to nothing but itself.
         trial = matcher.deep_copy()
         if not trial.is_error():
             trial.compute_bitmask()
         if trial.is_error():
             raise InvalidRequest(f"`grammar` is refused: {readable(trial.get_error())}", field="grammar")
+        native = None
+        if self._native is not None and "\0" not in source and time.thread_time() - started_s < _QUICK_S:
+            native = self._native.compile("lark" if grammar.kind == "lark" else "llguidance", source)
+        forms = 1 if native is None else 2
         return CompiledGrammar(
             grammar=grammar,
             prototype=matcher,
-            num_bytes=_ENTRY_BYTES + _BYTES_PER_SOURCE_BYTE * len(grammar.source),
+            num_bytes=forms * (_ENTRY_BYTES + _BYTES_PER_SOURCE_BYTE * len(grammar.source)),
+            native=native,
         )
+
+
+def _native_compiler(
+    kernels: ctypes.CDLL, tokens: _TokenTable, eos_token_ids: Sequence[int]
+) -> ConstraintCompiler | None:
+    try:
+        return ConstraintCompiler(
+            kernels,
+            tokens.tokens,
+            tokens.special_token_ids,
+            tokens,
+            eos_token_ids=eos_token_ids,
+            limits=_LIMITS,
+        )
+    except Unavailable as reason:
+        logs.event(logger, logging.INFO, "grammar masks are not computed ahead", reason=str(reason))
+        return None
 
 
 def readable(error: str) -> str:

@@ -1,7 +1,8 @@
-"""The matchers of the running rows: which tokens may come next, computed beside the forward pass. Knows rows and token ids.
+"""The matchers of the running rows: which tokens may come next. Knows rows and token ids.
 
-Sampled ids are only noted when they are known; they are consumed where the next mask is computed, in one thread that
-works without the GIL while the model runs.
+Sampled ids are noted when they are known, and consumed where the next masks are computed: on a GPU in a thread while the
+model runs; on a CPU, where the model keeps every core busy, before it runs, in a thread without the interpreter while this
+one accounts for the last step.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLExecutor, LLMatcher
 
+from serving.grammar.ahead import MasksAhead
 from serving.grammar.compiler import CompiledGrammar, readable
+from serving.grammar.native import Constraint, Unavailable
 
 _MAX_THREADS = 8
 
@@ -25,7 +28,39 @@ _MAX_THREADS = 8
 class _RowMatcher:
     compiled: CompiledGrammar
     unread: list[int]
-    matcher: LLMatcher | None = None
+    ahead: bool
+    """May its masks be computed ahead?"""
+    read: list[int] = field(default_factory=list)
+    matcher: LLMatcher | Constraint | None = None
+
+    def up_to_date(self) -> LLMatcher | Constraint:
+        """The matcher, after all that was sampled."""
+        matcher = self.matcher
+        if matcher is None:
+            native = self.compiled.native if self.ahead else None
+            matcher = self.matcher = self.compiled.new_matcher() if native is None else native.deep_copy()
+        unread = self.unread
+        if len(unread) == 1:
+            matcher.consume_token(unread[0])
+        elif unread:
+            matcher.consume_tokens(unread)
+        self.read += unread
+        unread.clear()
+        return matcher
+
+    def take_unread(self) -> int:
+        """The only token that is not read; another has the matcher read it."""
+        self.read.append(self.unread[0])
+        return self.unread.pop()
+
+    def error(self) -> str | None:
+        """Why the last mask is none, after it was computed."""
+        matcher = self.matcher
+        if isinstance(matcher, Constraint) and matcher.is_stopped():
+            matcher = self.compiled.new_matcher()
+            matcher.consume_tokens(self.read)
+            matcher.compute_bitmask()
+        return readable(matcher.get_error()) if matcher is not None and matcher.is_error() else None
 
 
 @dataclass(slots=True, frozen=True)
@@ -49,21 +84,36 @@ class RowMatchers:
         self._num_words = (vocab_size + 31) // 32
         self._rows: dict[int, _RowMatcher] = {}
         self._bits: npt.NDArray[np.int32] = np.empty((0, self._num_words), dtype=np.int32)
+        self._first = 0
+        """The address of `_bits`."""
         self._thread: ThreadPoolExecutor | None = None
         threads = max(1, min(_MAX_THREADS, (os.cpu_count() or 1) // 2))
         self._executor = LLExecutor(threads) if beside and threads > 1 else None
+        self._ahead: MasksAhead | None = None
+        self._num_awaited = 0
+        """Rows of the batch ahead whose tokens are not noted yet."""
 
     def begin(self, row: int, compiled: CompiledGrammar, output_token_ids: list[int]) -> None:
         """A row starts, or resumes with what it has put out so far."""
-        self._rows[row] = _RowMatcher(compiled, unread=list(output_token_ids))
+        self._settle()
+        self._rows[row] = _RowMatcher(compiled, list(output_token_ids), ahead=not self._beside)
 
     def release(self, row: int) -> None:
-        self._rows.pop(row, None)
+        if row in self._rows:
+            self._settle()
+            del self._rows[row]
 
     def note(self, row: int, token_id: int) -> None:
         """`token_id` was sampled for `row`; rows without a grammar are ignored."""
-        if (state := self._rows.get(row)) is not None:
-            state.unread.append(token_id)
+        if (state := self._rows.get(row)) is None:
+            return
+        state.unread.append(token_id)
+        if self._num_awaited > 0:
+            self._num_awaited -= 1
+            if self._num_awaited == 0 and self._ahead is not None:
+                self._begin_ahead(self._ahead)
+        elif self._ahead is not None and self._ahead.begun:
+            self._settle()
 
     def start(self, rows: list[int]) -> Callable[[], RowMasks] | None:
         """Begin computing the masks of those of `rows` that have a grammar; None if none has. Call what it returns once,
@@ -74,7 +124,8 @@ class RowMatchers:
         if not wanted:
             return None
         if not self._beside:
-            return partial(self._compute, wanted)
+            masks = self._take_ahead(wanted)
+            return partial(self._compute, wanted) if masks is None else lambda: masks
         if self._thread is None:
             self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar-masks")
         return self._thread.submit(self._compute, wanted).result
@@ -83,36 +134,75 @@ class RowMatchers:
         if self._thread is not None:
             self._thread.shutdown()
             self._thread = None
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
         self._rows.clear()
 
     def _compute(self, rows: list[int]) -> RowMasks:
         if len(self._bits) < len(rows):
             self._bits = np.empty((2 * len(rows), self._num_words), dtype=np.int32)
+            self._first = self._bits.ctypes.data
+        matchers = [] if self._executor is None else [self._rows[row].up_to_date() for row in rows]
+        jobs = [(matcher, i) for i, matcher in enumerate(matchers) if isinstance(matcher, LLMatcher)]
+        if self._executor is not None and len(jobs) == len(rows) > 1:
+            self._executor.unsafe_compute_mask_ptr(jobs, self._first, 4 * self._num_words, len(jobs))
+            failures = {row: error for row in rows if (error := self._rows[row].error()) is not None}
+        else:
+            failures = self._fill(rows)
+            self._prepare_ahead(rows)
         bits = self._bits[: len(rows)]
-        jobs = [(_up_to_date(self._rows[row]), index) for index, row in enumerate(rows)]
-        self._fill(jobs, bits)
-        failures = {}
-        for row, (matcher, index) in zip(rows, jobs, strict=True):
-            if matcher.is_error():
-                failures[row] = readable(matcher.get_error())
-                bits[index] = -1
+        for row in failures:
+            bits[rows.index(row)] = -1
         return RowMasks(rows, bits, failures)
 
-    def _fill(self, jobs: list[tuple[LLMatcher, int]], bits: npt.NDArray[np.int32]) -> None:
-        num_bytes, first = 4 * self._num_words, bits.ctypes.data
-        if self._executor is not None and len(jobs) > 1:
-            self._executor.unsafe_compute_mask_ptr(jobs, first, num_bytes, len(jobs))
+    def _fill(self, rows: list[int]) -> dict[int, str]:
+        """One row after the other, all of a row at once, while it is in the caches; in this thread, because waking a pool
+        costs more than what it would take over. Returns the failures."""
+        states, num_bytes, address = self._rows, 4 * self._num_words, self._first
+        failures = {}
+        for row in rows:
+            state = states[row]
+            state.up_to_date().unsafe_compute_mask_ptr(address, num_bytes)
+            address += num_bytes
+            if (error := state.error()) is not None:
+                failures[row] = error
+        return failures
+
+    def _begin_ahead(self, ahead: MasksAhead) -> None:
+        states = [self._rows[row] for row in ahead.rows]
+        if all(len(state.unread) == 1 for state in states):
+            ahead.begin([state.take_unread() for state in states])
+
+    def _take_ahead(self, rows: list[int]) -> RowMasks | None:
+        """The masks that were begun, if they are those of `rows`."""
+        ahead = self._ahead
+        if ahead is None or not ahead.begun or rows != ahead.rows:
+            self._settle()
+            return None
+        bits, ended = ahead.wait()
+        self._num_awaited = len(rows)
+        failures = {rows[i]: error for i in ended if (error := self._rows[rows[i]].error()) is not None}
+        for row in failures:
+            bits[rows.index(row)] = -1
+        return RowMasks(rows, bits, failures)
+
+    def _prepare_ahead(self, rows: list[int]) -> None:
+        """From the next step on the masks of `rows` are computed ahead, if their matchers can be."""
+        constraints = [self._rows[row].matcher for row in rows]
+        if self._beside or not all(isinstance(constraint, Constraint) for constraint in constraints):
             return
-        # Waking a pool costs more than what it would take over.
-        for matcher, index in jobs:
-            matcher.unsafe_compute_mask_ptr(first + index * num_bytes, num_bytes)
+        natives = [constraint for constraint in constraints if isinstance(constraint, Constraint)]
+        if self._ahead is None:
+            try:
+                self._ahead = MasksAhead(natives[0].compiler)
+            except Unavailable:
+                return  # they are computed when they are asked for, as other matchers' are
+        self._ahead.prepare(rows, natives)
+        self._num_awaited = len(rows)
 
-
-def _up_to_date(state: _RowMatcher) -> LLMatcher:
-    """The row's matcher, after all that was sampled."""
-    if state.matcher is None:
-        state.matcher = state.compiled.new_matcher()
-    if state.unread:
-        state.matcher.consume_tokens(state.unread)
-        state.unread = []
-    return state.matcher
+    def _settle(self) -> None:
+        """Nothing is under way, and matchers are after the tokens that are no longer unread."""
+        self._num_awaited = 0
+        if self._ahead is not None:
+            self._ahead.settle()
