@@ -205,7 +205,10 @@ class DeviceSamples:
 
 
 class TokenSampler(Protocol):
-    """Chooses tokens where the logits are; nobody waits for it."""
+    """Chooses tokens where the logits are, of up to `max_rows` rows; nobody waits for it."""
+
+    max_rows: int
+    vocab_size: int
 
     def launch(
         self, logits: Tensor, params: Tensor, steps: SamplerSteps, *, bits: Tensor | None = None

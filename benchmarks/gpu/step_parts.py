@@ -47,12 +47,7 @@ def main() -> None:
         for name, run in _pointwise(heads, rows).items():
             record.add(f"{model}.{rows}.{name}.us", 1e6 * _device_s(run))
     for vocab_size in VOCABULARIES:
-        sampling = DeviceSampling(
-            TritonSampler(max(ROWS), vocab_size, device.torch_device),
-            device,
-            max_rows=max(ROWS),
-            vocab_size=vocab_size,
-        )
+        sampling = DeviceSampling(TritonSampler(max(ROWS), vocab_size, device.torch_device), device)
         started_s = time.perf_counter()
         sampling.warm_up(torch.randn(max(ROWS), vocab_size, device="cuda"))
         record.add(f"choice.{vocab_size}.compiled_s", time.perf_counter() - started_s)

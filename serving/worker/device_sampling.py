@@ -66,18 +66,11 @@ class ChosenTokens:
 class DeviceSampling:
     """`Sampler.sample` for rows that `covers` says it is for. Rows that stay from step to step cost next to nothing."""
 
-    def __init__(
-        self,
-        sampler: TokenSampler,
-        device: Device,
-        max_rows: int,
-        vocab_size: int,
-        eos_token_ids: Sequence[int] = (),
-    ) -> None:
+    def __init__(self, sampler: TokenSampler, device: Device, eos_token_ids: Sequence[int] = ()) -> None:
         self._sampler = sampler
         self._device = device
-        self._params = DeviceParams(max_rows)
-        self._masks = StepMasks(eos_token_ids, vocab_size=vocab_size)
+        self._params = DeviceParams(sampler.max_rows)
+        self._masks = StepMasks(eos_token_ids, vocab_size=sampler.vocab_size)
         self._known: dict[int, SamplingRow] = {}
         self._rows: list[SamplingRow] = []
         self._index = np.zeros(0, dtype=np.int64)
@@ -161,8 +154,7 @@ def compiling_ahead(
 @torch.inference_mode()
 def _compile(make: Callable[[int, int, torch.device], TokenSampler], vocab_size: int, device: Device) -> None:
     started_s = time.perf_counter()
-    sampler = make(1, vocab_size, device.torch_device)
-    sampling = DeviceSampling(sampler, device, max_rows=1, vocab_size=vocab_size)
+    sampling = DeviceSampling(make(1, vocab_size, device.torch_device), device)
     sampling.warm_up(torch.zeros((1, vocab_size), device=device.torch_device))
     seconds = round(time.perf_counter() - started_s, 3)
     logs.event(logger, logging.INFO, "choice of tokens compiled", seconds=seconds)

@@ -76,7 +76,7 @@ class ModelRunner:
         self._on_device: DeviceSampling | None = None
         if kernels.device_sampler is not None and parallel.rank == 0:
             sampler = kernels.device_sampler(max_num_seqs, model.vocab_size, device.torch_device)
-            self._on_device = DeviceSampling(sampler, device, max_num_seqs, model.vocab_size, eos_token_ids)
+            self._on_device = DeviceSampling(sampler, device, eos_token_ids)
         self._grammars: GrammarStore | None = None
         self._matchers = RowMatchers(model.vocab_size, beside=device.torch_device.type != "cpu")
         self._caches: list[KVLayerCache] = []

@@ -97,7 +97,7 @@ def test_the_host_goes_on_before_the_device_has_chosen() -> None:
         assert tokens[0] == tokens[1]
     device = get_device("cuda")
     sampler = TritonSampler(8, 1000, device.torch_device)
-    sampling = DeviceSampling(sampler, device, max_rows=8, vocab_size=1000)
+    sampling = DeviceSampling(sampler, device)
     logits = torch.randn(8, 1000, device="cuda")
     sampling.warm_up(logits)
     rows = [SamplingRow(row, GREEDY, seed=0, token_ids=[1], num_prompt_tokens=1) for row in range(8)]

@@ -19,7 +19,7 @@ class TritonSampler:
     """For up to `max_rows` rows of a vocabulary; results are overwritten by the next launch."""
 
     def __init__(self, max_rows: int, vocab_size: int, device: torch.device) -> None:
-        self._vocab_size = vocab_size
+        self.max_rows, self.vocab_size = max_rows, vocab_size
         self._tiles = triton.cdiv(vocab_size, kernels.TILE)
         self._tiles_padded = triton.next_power_of_2(self._tiles)
 
@@ -46,7 +46,7 @@ class TritonSampler:
         """As `TokenSampler.launch`; of `bits`, line r obeys the one in its column MASK (-1: none)."""
         count = logits.shape[0]
         given = bits if bits is not None else self._no_bits
-        source = (logits, params, given, logits.stride(0), self._vocab_size, given.shape[1], self._tiles)
+        source = (logits, params, given, logits.stride(0), self.vocab_size, given.shape[1], self._tiles)
         # Two builds of every kernel, not four: each is compiled before the first request.
         full = steps.raw or bits is not None
         grid = (count, self._tiles)

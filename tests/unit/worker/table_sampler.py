@@ -22,6 +22,7 @@ class TableSampler:
     num_launches = 0
 
     def __init__(self, max_rows: int, vocab_size: int, device: torch.device) -> None:
+        self.max_rows, self.vocab_size = max_rows, vocab_size
         self._ids = torch.zeros(max_rows, dtype=torch.int64)
         self._logprobs = torch.zeros(max_rows)
         self._num_top = torch.zeros(max_rows, dtype=torch.int32)

@@ -129,9 +129,7 @@ def _rows(ways: list[dict[str, Any]]) -> list[SamplingRow]:
 
 
 def test_rows_come_and_go_and_have_masks() -> None:
-    sampling = DeviceSampling(
-        TableSampler(16, VOCAB_SIZE, torch.device("cpu")), LateDevice(), max_rows=16, vocab_size=VOCAB_SIZE
-    )
+    sampling = DeviceSampling(TableSampler(16, VOCAB_SIZE, torch.device("cpu")), LateDevice())
     grammar = {"temperature": 0.7, "grammar": Grammar(kind="regex", source="a"), "top_n_tokens": 2}
     rows = _rows(
         [{"temperature": 1.0}, grammar, {"temperature": 0.0}, {"temperature": 0.5, "top_k": 3}, grammar]
@@ -155,8 +153,8 @@ def test_rows_come_and_go_and_have_masks() -> None:
 def test_what_may_not_come_yet_is_masked() -> None:
     """Alone, beside others, and where a grammar permits nothing but the end."""
     eos = (3, 40, VOCAB_SIZE - 1)
-    sampler = TableSampler(8, VOCAB_SIZE, torch.device("cpu"))
-    sampling = DeviceSampling(sampler, LateDevice(), max_rows=16, vocab_size=VOCAB_SIZE, eos_token_ids=eos)
+    sampler = TableSampler(16, VOCAB_SIZE, torch.device("cpu"))
+    sampling = DeviceSampling(sampler, LateDevice(), eos)
     grammar = Grammar(kind="regex", source="a")
     rows = _rows([
         {"temperature": 0.0, "min_new_tokens": 4, "raw_logprobs": True},
@@ -187,12 +185,14 @@ def test_what_may_not_come_yet_is_masked() -> None:
 
 def test_what_the_host_has_to_choose_is_left_to_it() -> None:
     class Unasked:
+        max_rows, vocab_size = 8, VOCAB_SIZE
+
         def launch(
             self, logits: Tensor, params: Tensor, steps: SamplerSteps, *, bits: Tensor | None = None
         ) -> DeviceSamples:
             raise AssertionError("a row is not for the device")
 
-    sampling = DeviceSampling(Unasked(), LateDevice(), max_rows=8, vocab_size=VOCAB_SIZE)
+    sampling = DeviceSampling(Unasked(), LateDevice())
     for way in [*FOR_THE_HOST, {"temperature": 0.0, "top_n_tokens": 65}]:
         rows = _rows([{"temperature": 0.0}, way])
         assert sampling.launch(torch.zeros(2, VOCAB_SIZE), rows) is None
@@ -219,9 +219,7 @@ def _assert_every_kind(sampler: NotingSampler) -> None:
 
 def test_warm_up_runs_every_kind() -> None:
     sampler = NotingSampler(4, VOCAB_SIZE, torch.device("cpu"))
-    DeviceSampling(sampler, LateDevice(), max_rows=4, vocab_size=VOCAB_SIZE).warm_up(
-        torch.randn(4, VOCAB_SIZE)
-    )
+    DeviceSampling(sampler, LateDevice()).warm_up(torch.randn(4, VOCAB_SIZE))
     _assert_every_kind(sampler)
 
 
