@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import dropwhile
 
 from serving.batch import BlockCopy
 from serving.config import KVGroupConfig
@@ -125,12 +126,12 @@ class KVCacheManager:
         if request.first_scheduled_s is None:
             request.num_cached_tokens = request.num_computed_tokens
 
-    def first_missing(self, request: Request) -> bytes | None:
-        """Hash of the first block that is not in the prefix index and that `begin` would have taken from it."""
+    def missing(self, request: Request) -> Iterator[bytes]:
+        """Hashes of the blocks that `begin` would take if they were in the prefix index, from the first that is not."""
         if not self.prefix_caching or request.params.prompt_logprobs:
-            return None
+            return iter(())
         hashes = self._extend_hashes(request, (request.num_tokens - 1) // self.block_size)
-        return next((value for value in hashes if self.pools[0].lookup(value) is None), None)
+        return dropwhile(lambda value: self.pools[0].lookup(value) is not None, hashes)
 
     def unpublished(self, request: Request) -> frozenset[bytes]:
         """Hashes of the blocks that `request` holds, or will, and whose tokens are known, but not yet in the cache."""

@@ -56,7 +56,7 @@ class Request:
 
     `block_tables[group]` are the blocks it holds a reference on (0 where a window has moved past). `block_hashes` is the
     hash chain of its full blocks, extended as they fill. `fork_blocks[group]` is a partial block of the parent, held until
-    it has been copied.
+    it has been copied. While it waits, `awaited_hash` is that of the last block which a running request computes for both.
     """
 
     request_id: str
@@ -80,6 +80,7 @@ class Request:
     block_tables: list[list[int]] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
     fork_blocks: list[int] = field(default_factory=list)
+    awaited_hash: bytes = b""
     children: list[Request] = field(default_factory=list)
     prompt_logprobs: list[float | None] = field(default_factory=list)
     prompt_top_tokens: list[list[TopToken]] = field(default_factory=list)

@@ -26,7 +26,16 @@ class PrefixesUnderWay:
         self._hashes |= self._cache.unpublished(request)
 
     def awaited_by(self, request: Request) -> bool:
-        """Is the next block that `request`, which is waiting, lacks being computed for another one?"""
+        """Is the next block that `request`, which is waiting, lacks being computed for another one? It remembers the last
+        such block, which is there when all are, so that the next steps need not look for it again."""
         if not self._hashes or request.block_tables:
             return False
-        return self._cache.first_missing(request) in self._hashes
+        if request.awaited_hash in self._hashes:
+            return True
+        awaited = b""
+        for missing in self._cache.missing(request):
+            if missing not in self._hashes:
+                break
+            awaited = missing
+        request.awaited_hash = awaited
+        return bool(awaited)
