@@ -3,7 +3,7 @@ passed in), no environment.
 
 There is no prefill or decode phase: each request has tokens that are known but not computed, and a step computes some of
 them. A new prompt, the rest of a chunked prompt, a request that resumes after preemption and a decode differ only in that
-number. Requests that need one token always run; longer ones share the rest of the token budget evenly.
+number. Requests that need one token always run; longer ones get what the step has left for them, one after the other.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from serving.batch import NewRow, ScheduledBatch, ScheduledRow, StepResult
 from serving.buckets import DURATION_S, BucketCounts
 from serving.engine.kv_cache import KVCacheManager
 from serving.engine.plans_in_flight import PlansInFlight
+from serving.engine.prompt_budget import PromptBudget, in_order
 from serving.engine.request import Request, RequestStatus
 from serving.engine.rows import Rows
 from serving.engine.shared_prefixes import PrefixesUnderWay
-from serving.engine.step_cost import StepCost
+from serving.engine.step_cost import StepCost, StepLoad
 from serving.errors import GenerationFailed, to_wire
 from serving.messages import SequenceOutput, TopToken
 
@@ -100,21 +101,22 @@ class Scheduler:
         preemptions_before = self.num_preemptions
         for request, num_tokens in self._wishes().items():
             self._give(request, num_tokens, counts, new_blocks)
-        if self._waiting and (self.num_preemptions == preemptions_before or not counts):
-            budget = self._prompt_budget(counts) - sum(count for count in counts.values() if count > 1)
-            self._admit(budget, counts, new_rows, now_s)
+        has_room = self.num_preemptions == preemptions_before or not counts
+        if has_room and self._waiting and self._rows.num_free:
+            self._admit(self._budget(counts), counts, new_rows, now_s)
         if not counts and self._running:
             # All wishes ended in preemption or went to claims that could not start: the oldest can always go on.
             oldest = self._running[0]
-            num_tokens = min(oldest.num_uncomputed_tokens, self._prompt_budget({}))
+            num_tokens = self._budget({}).fitting(oldest.num_computed_tokens, oldest.num_uncomputed_tokens)
             if num_tokens:
                 self._give(oldest, num_tokens, counts, new_blocks)
         if not counts:
             return None
         self._step += 1
         copies = self.cache.take_forks(counts) if new_rows else []
+        load = StepLoad.of(counts) if self._cost.wants(len(counts), sum(counts.values())) else None
         rows = [_plan_row(request, count, new_blocks.get(request, [])) for request, count in counts.items()]
-        self._in_flight.add(counts)
+        self._in_flight.add(counts, load)
         return ScheduledBatch(
             step=self._step,
             rows=rows,
@@ -126,8 +128,9 @@ class Scheduler:
     def update(self, batch: ScheduledBatch, result: StepResult, now_s: float) -> list[SequenceOutput]:
         """Take in what a step produced, in the order of the plans. Results of requests that ended, or were preempted, after
         it was planned are dropped."""
-        plan = self._in_flight.take()
-        self._cost.observe(batch.num_tokens, result.forward_s)
+        plan, load = self._in_flight.take()
+        if load is not None:
+            self._cost.observe(load, result.forward_s)
         by_row = {}
         for request, num_computed_tokens in plan.items():
             by_row[request.row] = request
@@ -167,51 +170,52 @@ class Scheduler:
     # ------------------------------------------------------------ planning
 
     def _wishes(self) -> dict[Request, int]:
-        """Tokens each running request should get: one for decodes, an even share of the budget for longer ones. The next
-        requests in the queue have a claim too, so that a very long prompt does not keep short ones waiting."""
+        """Tokens each running request should get: one for decodes, and for prompts, in their order, what the budget allows.
+        The next requests in the queue have a place in that order: a very long prompt does not keep short ones waiting.
+        """
         wishes: dict[Request, int] = {}
-        claimants: list[Request] = []
+        prompts: list[Request] = []
         for request in self._running:
             num_missing = request.num_uncomputed_tokens
             if num_missing == 1:
                 wishes[request] = 1
             elif num_missing:
-                claimants.append(request)
-        if not claimants:
+                prompts.append(request)
+        if not prompts:
             return wishes
         waiting = (request for request in self._waiting if not self._under_way.awaited_by(request))
-        claimants += islice(waiting, min(self._rows.num_free, _MAX_WAITING_CLAIMS))
-        budget = self._prompt_budget(wishes)
-        for position, request in enumerate(sorted(claimants, key=lambda item: item.num_uncomputed_tokens)):
-            share = max(1, budget // (len(claimants) - position)) if budget > 0 else 0
-            num_tokens = min(request.num_uncomputed_tokens, share)
-            budget -= num_tokens
-            if num_tokens and request.status == RequestStatus.RUNNING:
-                wishes[request] = num_tokens
+        prompts += islice(waiting, min(self._rows.num_free, _MAX_WAITING_CLAIMS))
+        wishes |= self._budget(wishes).share(in_order(prompts, self._step))
         return {request: wishes[request] for request in self._running if request in wishes}
 
-    def _prompt_budget(self, counts: dict[Request, int]) -> int:
-        """Prompt tokens this step may compute next to the decodes in `counts`; never less than one, so that a stream of
-        decodes cannot starve a prompt. The step is kept shorter while somebody is waiting for decode tokens."""
-        num_decodes = sum(1 for count in counts.values() if count == 1)
-        budget = self._max_step_tokens
-        limit = self._cost.max_tokens(self._step_time_budget_s / (2 if num_decodes else 1))
-        if limit is not None:
-            budget = min(budget, limit)
-        return max(1, budget - num_decodes)
+    def _budget(self, counts: dict[Request, int]) -> PromptBudget:
+        """For prompts, in a step that computes `counts` already."""
+        num_running = sum(1 for request in self._running if request.num_uncomputed_tokens > 1)
+        return PromptBudget(
+            self._cost,
+            StepLoad.of(counts),
+            num_prompts=num_running + min(len(self._waiting), self._rows.num_free),
+            max_tokens=self._max_step_tokens,
+            max_step_s=self._step_time_budget_s,
+        )
 
-    def _admit(self, budget: int, counts: dict[Request, int], new_rows: list[NewRow], now_s: float) -> None:
+    def _admit(
+        self, budget: PromptBudget, counts: dict[Request, int], new_rows: list[NewRow], now_s: float
+    ) -> None:
         """Start waiting requests in order while budget, rows and blocks last. The head of the queue blocks the rest:
         a big request is not overtaken for ever. Only who awaits a prefix lets others pass."""
         passed: list[Request] = []
-        while self._waiting and self._rows.num_free and budget > 0 and len(passed) < _MAX_PASSED:
+        while self._waiting and self._rows.num_free and len(passed) < _MAX_PASSED:
             request = self._waiting[0]
             if self._under_way.awaited_by(request):
                 passed.append(self._waiting.popleft())
                 continue
             if not request.block_tables:
                 self.cache.begin(request)
-            num_tokens = min(request.num_uncomputed_tokens, budget)
+            num_tokens = budget.fitting(request.num_computed_tokens, request.num_uncomputed_tokens)
+            if not num_tokens:
+                self._put_back(request)
+                break
             if not self._has_room(request) or self.cache.allocate(request, num_tokens) is None:
                 self._put_back(request)
                 if self._running or not self._reclaim_forks():
@@ -220,9 +224,9 @@ class Scheduler:
             self._waiting.popleft()
             self._start(request, now_s)
             self._under_way.add(request)
+            budget.spend(request.num_computed_tokens, num_tokens)
             counts[request] = num_tokens
             new_rows.append(_new_row(request))
-            budget -= num_tokens
         self._waiting.extendleft(reversed(passed))
 
     def _has_room(self, request: Request) -> bool:
@@ -247,9 +251,8 @@ class Scheduler:
         request.status = RequestStatus.RUNNING
         if request.first_scheduled_s is None:
             request.first_scheduled_s = now_s
-            if (
-                request.index == 0
-            ):  # children wait for their parent, not for room, and what they share is no hit
+            # Children wait for their parent, not for room, and what they share is no hit.
+            if request.index == 0:
                 self.queue_s.observe(now_s - request.arrival_s)
                 self.num_cached_tokens += request.num_cached_tokens
         self._running.append(request)
