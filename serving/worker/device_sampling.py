@@ -28,6 +28,7 @@ from serving.worker.step_masks import StepMasks
 
 _WARM_UPS = (
     SamplingParams(temperature=0.0),
+    SamplingParams(temperature=0.0, top_n_tokens=5),
     SamplingParams(temperature=0.9, top_k=50, top_p=0.9, min_p=0.01),
     SamplingParams(temperature=0.9, top_k=50, top_p=0.9, min_p=0.01, top_n_tokens=5, raw_logprobs=True),
 )

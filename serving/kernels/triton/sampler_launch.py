@@ -48,7 +48,7 @@ class TritonSampler:
         given = bits if bits is not None else self._no_bits
         source = (logits, params, given, logits.stride(0), self.vocab_size, given.shape[1], self._tiles)
         # Two builds of every kernel, not four: each is compiled before the first request.
-        full = steps.raw or bits is not None
+        full = steps.raw or steps.likeliest or bits is not None
         grid = (count, self._tiles)
         kernels.peaks_kernel[grid](
             self._best, self._best_id, self._total, self._raw_best, self._raw_total, *source,
