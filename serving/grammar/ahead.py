@@ -47,6 +47,8 @@ class MasksAhead:
         if self._thread is None:
             raise Unavailable("no thread for masks")
         self._jobs: ctypes.Array[Job] = (Job * 0)()
+        self._tokens: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        """Of the jobs, in their memory."""
         self._bits: npt.NDArray[np.int32] = np.empty((0, compiler.num_words), dtype=np.int32)
         self._bits_at = 0
         self._begun = False
@@ -59,6 +61,7 @@ class MasksAhead:
         """The batch from now on; nothing is under way."""
         if len(rows) > len(self._jobs):
             self._jobs = (Job * (2 * len(rows)))()
+            self._tokens = np.frombuffer(memoryview(self._jobs), dtype=np.int64)[1 :: len(Job._fields_)]
             self._bits = np.empty((2 * len(rows), self.compiler.num_words), dtype=np.int32)
             self._bits_at = self._bits.ctypes.data
         for job, constraint in zip(self._jobs, constraints, strict=False):
@@ -67,8 +70,7 @@ class MasksAhead:
 
     def begin(self, token_ids: list[int]) -> None:
         """One sampled token for each row of the batch."""
-        for job, token_id in zip(self._jobs, token_ids, strict=False):
-            job.token = token_id
+        self._tokens[: len(token_ids)] = token_ids
         self._kernels.masks_begin(self._thread, self._jobs, self._bits_at, len(token_ids))
         self._begun = True
 
