@@ -82,14 +82,14 @@ def test_a_device_with_memory_of_its_own(folder: Path, expected: Generated, ahea
     assert backend.captured in ([8, 4], [4, 8])
 
 
-@pytest.mark.parametrize("num_blocks", [400, 34])
+@pytest.mark.parametrize("num_blocks", [400, 30])
 @pytest.mark.parametrize("device", [CpuDevice(), ApartDevice()], ids=["host", "apart"])
 def test_steps_that_overlap(folder: Path, expected: Generated, device: CpuDevice, num_blocks: int) -> None:
     """Apart from the host, ids are read a step later: the next step takes them from where they were sampled."""
     backend = RunAgainBackend(step=4)
     core = make_core(folder, graphs=backend, device=device, async_scheduling=True, num_blocks=num_blocks)
     _assert_same(generate(core, _requests()), expected)
-    assert backend.graphs and (core.stats().num_preemptions > 0) == (num_blocks == 34)
+    assert backend.graphs and (core.stats().num_preemptions > 0) == (num_blocks == 30)
 
 
 def test_overlapped_steps_without_captures(folder: Path, expected: Generated) -> None:
@@ -99,7 +99,7 @@ def test_overlapped_steps_without_captures(folder: Path, expected: Generated) ->
 
 def test_preemption_and_blocks_that_change_hands(folder: Path, expected: Generated) -> None:
     for device in (CpuDevice(), ApartDevice()):
-        core = make_core(folder, graphs=RunAgainBackend(step=4), device=device, num_blocks=34)
+        core = make_core(folder, graphs=RunAgainBackend(step=4), device=device, num_blocks=30)
         _assert_same(generate(core, _requests()), expected)
         assert core.stats().num_preemptions > 0
 

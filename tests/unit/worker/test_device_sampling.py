@@ -78,7 +78,7 @@ def _assert_same(got: Generated, wanted: Generated) -> None:
 
 
 @pytest.mark.parametrize("captured", [False, True], ids=["plain", "captured"])
-@pytest.mark.parametrize("num_blocks", [400, 34])
+@pytest.mark.parametrize("num_blocks", [400, 30])
 def test_overlapped_steps_that_choose_on_the_device(folder: Path, captured: bool, num_blocks: int) -> None:
     requests = _requests(COVERED)
     wanted = generate(make_core(folder), requests)
