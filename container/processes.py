@@ -108,6 +108,14 @@ def shared_memory_bytes(folder: str = "/dev/shm") -> int:
     return facts.f_frsize * facts.f_blocks
 
 
+def _spins(config: ServerConfig, num_threads: int) -> int:
+    """How often a compute thread looks for work before it sleeps, some 30 ns each. Threads that fill the machine are given
+    cores of their own by the engine, and to wake one up takes longer than what Python does between two steps. Others may
+    come to lie on one core, where long spinning made a step fifty times slower."""
+    placed = num_threads == len(os.sched_getaffinity(0)) and not config.runtime.deterministic
+    return 60_000 if placed else 5_000
+
+
 def serving_environment(
     config: ServerConfig, environ: Mapping[str, str], run_dir: Path, *, shm_bytes: int | None = None
 ) -> dict[str, str]:
@@ -119,9 +127,7 @@ def serving_environment(
     threads = config.runtime.num_threads or max(1, available_cores() // ranks)
     child = {
         "OMP_NUM_THREADS": str(threads),
-        # Compute threads that wait for each other spin for microseconds, not milliseconds: where something else wants
-        # the core, long spinning made a step fifty times slower.
-        "GOMP_SPINCOUNT": "5000",
+        "GOMP_SPINCOUNT": str(_spins(config, threads * ranks)),
         "THP_MEM_ALLOC_ENABLE": "1",  # torch: weights in huge pages, read end to end at every step
         "TOKENIZERS_PARALLELISM": "false",
         "GLOO_SOCKET_IFNAME": "lo",  # ranks are on one host
