@@ -96,6 +96,29 @@ def test_chat_stream() -> None:
     assert not any("usage" in chunk.model_fields_set for chunk in plain)
 
 
+@pytest.mark.parametrize("route", ["chat", "completions"])
+def test_usage_so_far_in_every_chunk(route: str) -> None:
+    """vLLM's extension, which load generators ask for."""
+    client = OpenAIFront(says("hellö", finish="length")).client
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    chunks: list[Any]
+    if route == "chat":
+        chunks = list(
+            client.chat.completions.create(model="demo", messages=HI, stream=True, stream_options=options)
+        )
+        counts = [1, 1, 2, 3, 4, 6, 6, 6]  # the first only begins; two bytes make the last character
+    else:
+        chunks = list(
+            client.completions.create(model="demo", prompt="hi", stream=True, stream_options=options)
+        )
+        counts = [1, 2, 3, 4, 6, 6]
+    assert [chunk.usage.completion_tokens for chunk in chunks] == counts
+    assert {chunk.usage.total_tokens - chunk.usage.completion_tokens for chunk in chunks} == {
+        chunks[-1].usage.prompt_tokens
+    }
+    assert chunks[-1].choices == []
+
+
 def test_stream_ends_with_done() -> None:
     front = OpenAIFront(says("a"))
     body = {"messages": HI, "stream": True}

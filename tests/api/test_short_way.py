@@ -87,6 +87,7 @@ def test_plain_tokens_make_the_same_bytes(
         (NATIVE, {"parameters": {"stop": ["zzz"]}}),
         (NATIVE, {"parameters": {"top_n_tokens": 2}}),
         (CHAT, STREAM | {"logprobs": True}),
+        (CHAT, STREAM | {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}),
         (CHAT, STREAM | {"stop": "nothing"}),
         (COMPLETIONS, STREAM | {"logprobs": 1}),
         (RESPONSES, STREAM),

@@ -173,7 +173,7 @@ def _whole(chat: _Chat, generation: Generation, serving: Serving) -> ChatComplet
 
 def _events(chat: _Chat, generation: Generation, serving: Serving, framing: Framing) -> Iterator[bytes]:
     """Chunks as they come, the choices mixed; empty ones while there is nothing to show."""
-    answers = chat.answers(generation, serving)
+    answers, counts = chat.answers(generation, serving), chat.fields.counts_in_every_chunk
     begun = [False] * len(answers)
     empty = ChatCompletionChunk(
         id=chat.label.id,
@@ -185,11 +185,12 @@ def _events(chat: _Chat, generation: Generation, serving: Serving, framing: Fram
     )
 
     def frame(choice: ChatChunkChoice) -> bytes:
-        return framing.frame(msgspec.structs.replace(empty, choices=[choice]))
+        so_far = usage_of(generation) if counts else empty.usage
+        return framing.frame(msgspec.structs.replace(empty, choices=[choice], usage=so_far))
 
     gap = gap_of(lambda text: frame(_piece(0, answers[0], AnswerDelta(content=text))))
     plain = TextEvents(answers[0], gap, begun=False)
-    for progress in generation.progress(plain):
+    for progress in generation.progress(None if counts else plain):
         chunk = b""
         if progress is not None:
             index, one = progress.index, answers[progress.index]

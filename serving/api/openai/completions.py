@@ -17,7 +17,7 @@ from serving.api.openai.text_events import TextEvents, gap_of
 from serving.api.readiness import Serving
 from serving.api.roles import TextProcessor
 from serving.api.schema.generate import GenerateRequest, Limits
-from serving.api.schema.openai_answers import Completion, CompletionChoice
+from serving.api.schema.openai_answers import Completion, CompletionChoice, Usage
 from serving.api.schema.openai_completions import (
     DEFAULT_MAX_TOKENS,
     CompletionRequest,
@@ -151,7 +151,7 @@ def _events(
 ) -> Iterator[bytes]:
     """Chunks as they come, the choices mixed; empty ones while there is nothing to show."""
     answers = completion.answers(generation, serving)
-    includes_usage = completion.fields.includes_usage
+    includes_usage, counts = completion.fields.includes_usage, completion.fields.counts_in_every_chunk
     empty = Completion(
         id=completion.label.id,
         created=completion.label.created,
@@ -161,11 +161,15 @@ def _events(
         usage=None if includes_usage else msgspec.UNSET,
     )
 
-    def frame(choice: CompletionChoice) -> bytes:
-        return framing.frame(msgspec.structs.replace(empty, choices=[choice]))
+    def usage() -> Usage:
+        return usage_of(generation, num_hidden_tokens=completion.usage_hides(generation))
 
-    gap = gap_of(lambda text: frame(_piece(text)))
-    for progress in generation.progress(TextEvents(answers[0], gap, begun=True)):
+    def frame(choice: CompletionChoice) -> bytes:
+        so_far = usage() if counts else empty.usage
+        return framing.frame(msgspec.structs.replace(empty, choices=[choice], usage=so_far))
+
+    plain = TextEvents(answers[0], gap_of(lambda text: frame(_piece(text))), begun=True)
+    for progress in generation.progress(None if counts else plain):
         chunk = b""
         if progress is not None:
             index = progress.index
@@ -173,6 +177,5 @@ def _events(
                 chunk += frame(piece)
         yield chunk
     if includes_usage:
-        usage = usage_of(generation, num_hidden_tokens=completion.usage_hides(generation))
-        yield framing.frame(msgspec.structs.replace(empty, usage=usage))
+        yield framing.frame(msgspec.structs.replace(empty, usage=usage()))
     yield framing.end

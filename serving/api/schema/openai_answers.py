@@ -119,7 +119,8 @@ class ChatCompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     choices: list[ChatChunkChoice]
     usage: Annotated[
-        Usage | UnsetType | None, doc("with `include_usage`: null in all chunks but the last")
+        Usage | UnsetType | None,
+        doc("with `include_usage`: null in all chunks but the last; with `continuous_usage_stats`: so far"),
     ] = UNSET
 
 

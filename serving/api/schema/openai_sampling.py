@@ -75,6 +75,9 @@ class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     include_usage: Annotated[bool | None, doc("send one more chunk with the usage of the whole request")] = (
         None
     )
+    continuous_usage_stats: Annotated[
+        bool | None, doc("with `include_usage`: say the usage so far in every chunk")
+    ] = None
     include_obfuscation: Annotated[bool | None, doc("accepted without effect: nothing is padded")] = None
 
 
@@ -142,6 +145,14 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     @property
     def includes_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def counts_in_every_chunk(self) -> bool:
+        return (
+            self.includes_usage
+            and self.stream_options is not None
+            and bool(self.stream_options.continuous_usage_stats)
+        )
 
 
 def refuse(field: str, value: object, rule: str) -> NoReturn:
