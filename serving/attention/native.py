@@ -1,6 +1,4 @@
-"""Decode attention and KV writes by the compiled CPU kernels; everything else, and every case they do not cover, by the
-torch backend.
-"""
+"""Attention by the compiled CPU kernels, over the cache where it lies; what they do not cover goes to the torch backend."""
 
 from __future__ import annotations
 
@@ -39,10 +37,50 @@ class NativeCachePath:
         scratch = metadata.scratch
         if metadata.max_query_len > 1 and "single_rows" not in scratch:
             rows = torch.tensor(sdpa.decode_rows(metadata), dtype=torch.int64)
-            scratch["single_rows"] = rows
-            scratch["single_tokens"] = metadata.query_start[rows].long()
+            scratch["single_rows"] = torch.stack([rows, metadata.query_start[rows].long()])
         return self._kernels.decode(
             query, cache.key, cache.value, tables=metadata.block_tables, seq_lens=metadata.seq_lens,
-            rows=scratch.get("single_rows"), tokens=scratch.get("single_tokens"), scale=scale, window=window,
-            output=output,
+            picks=scratch.get("single_rows"), scale=scale, window=window, output=output,
         )  # fmt: skip
+
+
+class NativeAttention:
+    """The torch backend, with rows of several new tokens computed by a kernel too. In `metadata.scratch`, `long_rows`
+    [3, R] int64 are these rows, their first tokens, and how many tokens they have."""
+
+    name = "native"
+
+    def __init__(self, kernels: NativeKernels) -> None:
+        self._kernels = kernels
+        self._path = NativeCachePath(kernels)
+        self._torch = sdpa.SdpaAttention(self._path.write, self._path.decode)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        cache: KVLayerCache | None,
+        metadata: AttentionMetadata,
+        scale: float,
+        window: int | None,
+    ) -> Tensor:
+        if cache is None or metadata.max_query_len == 1 or not self._kernels.covers_cache(query, cache.key):
+            return self._torch.forward(
+                query, key, value, cache=cache, metadata=metadata, scale=scale, window=window
+            )
+        self._path.write(key, value, cache, metadata.slot_mapping)
+        scratch = metadata.scratch
+        if "long_rows" not in scratch:
+            single = set(sdpa.decode_rows(metadata))
+            rows = torch.tensor([row for row in range(len(metadata.query_lens_list)) if row not in single])
+            starts = metadata.query_start.long()
+            scratch["long_rows"] = torch.stack([rows, starts[rows], starts[rows + 1] - starts[rows]])
+        output = self._kernels.prefill(
+            query, cache.key, cache.value, tables=metadata.block_tables, seq_lens=metadata.seq_lens,
+            picks=scratch["long_rows"], scale=scale, window=window,
+        )  # fmt: skip
+        if scratch["long_rows"].shape[1] < len(metadata.query_lens_list):
+            self._path.decode(query, cache, metadata, scale, window, output)
+        return output

@@ -26,12 +26,10 @@ def _native(deterministic: bool) -> AttentionBackend:
     loaded = None if deterministic else library.load()
     if loaded is None:
         return _sdpa(deterministic)
-    from serving.attention.native import NativeCachePath
-    from serving.attention.sdpa import SdpaAttention
+    from serving.attention.native import NativeAttention
     from serving.kernels.cpu.native.operations import NativeKernels
 
-    path = NativeCachePath(NativeKernels(loaded))
-    return SdpaAttention(path.write, path.decode)
+    return NativeAttention(NativeKernels(loaded))
 
 
 def _triton(deterministic: bool) -> AttentionBackend:

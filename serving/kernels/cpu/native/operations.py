@@ -14,6 +14,8 @@ from serving.kernels.cpu.native import program
 PANEL = 16
 """Outputs of a packed weight that lie together: products.c."""
 _MAX_HEADS, _MAX_HEAD, _LANES = 128, 256, 8
+_SEGMENT, _MAX_SEGMENTS = 256, 64
+"""Of a context in decode attention: attention.c."""
 
 
 class NativeKernels:
@@ -113,24 +115,52 @@ class NativeKernels:
 
     def decode(
         self, query: Tensor, key_cache: Tensor, value_cache: Tensor, *, tables: Tensor, seq_lens: Tensor,
-        scale: float, window: int | None, output: Tensor | None, rows: Tensor | None = None,
-        tokens: Tensor | None = None,
+        scale: float, window: int | None, output: Tensor | None, picks: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Attention of single queries over a paged cache: those of query [T, Hq, D], one for each row of tables [B, W]
-        int32 and seq_lens [B] int32, or of them only `tokens` [R] int64, which belong to `rows` [R] int64. The result
-        [T, Hq, D] is `output` if given."""
+        int32 and seq_lens [B] int32, or of them only those that `picks` [2, R] int64 names: rows, and their tokens. The
+        result [T, Hq, D] is `output` if given."""
         query = _with_adjoining_heads(query)
         if output is None:
             output = program.empty(query.shape)
-        count = (seq_lens if rows is None else rows).shape[0]
+        count = seq_lens.shape[0] if picks is None else picks.shape[1]
+        num_heads = query.shape[1]
         block_size, num_kv_heads, head_dim = key_cache.shape[1:]
+        segments = min(-(-tables.shape[1] * block_size // _SEGMENT), _MAX_SEGMENTS)
+        partial = program.empty((count, segments, num_heads, head_dim + _LANES)) if segments > 1 else None
+        sizes = [
+            count, num_heads, num_kv_heads, head_dim, block_size, tables.stride(0), query.stride(0), window or 0, segments
+        ]  # fmt: skip
         self._run(
             "decode_attention",
-            [query, key_cache, value_cache, tables, seq_lens, rows, tokens, output],
-            [count, query.shape[1], num_kv_heads, head_dim, block_size, tables.stride(0), query.stride(0), window or 0],
+            [query, key_cache, value_cache, tables, seq_lens, picks, partial, output],
+            sizes,
             work=1 << 30,
             factor=scale,
-        )  # fmt: skip
+        )
+        return output
+
+    def prefill(
+        self, query: Tensor, key_cache: Tensor, value_cache: Tensor, *, tables: Tensor, seq_lens: Tensor,
+        picks: Tensor, scale: float, window: int | None,
+    ) -> Tensor:  # fmt: skip
+        """Causal attention of rows with several new tokens, the last ones of their contexts, over a paged cache that holds
+        them already. `picks` [3, R] int64: rows of tables [B, W] int32 and seq_lens [B] int32, where their tokens begin in
+        query [T, Hq, D], and how many they are. The result is [T, Hq, D]; other tokens of it are not written."""
+        query = _with_adjoining_heads(query)
+        output = program.empty(query.shape)
+        block_size, num_kv_heads, head_dim = key_cache.shape[1:]
+        sizes = [
+            picks.shape[1], query.shape[1], num_kv_heads, head_dim, block_size, tables.stride(0), query.stride(0),
+            window or 0,
+        ]  # fmt: skip
+        self._run(
+            "prefill_attention",
+            [query, key_cache, value_cache, tables, seq_lens, picks, None, output],
+            sizes,
+            work=1 << 30,
+            factor=scale,
+        )
         return output
 
 

@@ -10,12 +10,14 @@
 
 #include "program.h"
 
-#define SPINS 3000        /* a few tens of microseconds */
-#define SMALL_WORK 65536 /* floats that one thread goes through before others have woken up */
+#define SPINS 3000         /* about 0.1 ms */
+#define PLACED_SPINS 40000 /* on a core of its own: to sleep and wake takes longer than what others keep a thread from */
+#define SMALL_WORK 65536   /* floats that one thread goes through before others have woken up */
 
 /* In the order of operations.py. */
 static operation_part *const PARTS[] = {embed,    linear_panels, linear_rows, pack_panels,      rms_norm,
-                                        rotary, silu_mul,      write_kv,    decode_attention};
+                                        rotary, silu_mul,      write_kv,    decode_attention,
+                                        prefill_attention};
 
 #if defined(__x86_64__)
 #define PAUSE() __builtin_ia32_pause()
@@ -66,7 +68,7 @@ void meet(const struct worker *me) {
         if (atomic_load(&team->sleeping)) syscall(SYS_futex, &team->phase, FUTEX_WAKE_PRIVATE, (int)me->count, 0, 0, 0);
         return;
     }
-    for (int spin = 0; spin < SPINS; spin++) {
+    for (int spin = num_homes == me->count ? PLACED_SPINS : SPINS; spin > 0; spin--) {
         if (atomic_load_explicit(&team->phase, memory_order_acquire) != phase) return;
         PAUSE();
     }

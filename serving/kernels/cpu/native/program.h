@@ -24,7 +24,8 @@ struct worker {
 };
 
 typedef void operation_part(const struct operation *, const struct worker *);
-operation_part embed, linear_panels, linear_rows, pack_panels, rms_norm, rotary, silu_mul, write_kv, decode_attention;
+operation_part embed, linear_panels, linear_rows, pack_panels, rms_norm, rotary, silu_mul, write_kv, decode_attention,
+    prefill_attention;
 
 void meet(const struct worker *me);
 

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 KINDS = (
     "embed", "linear_panels", "linear_rows", "pack_panels", "rms_norm", "rotary", "silu_mul", "write_kv",
-    "decode_attention",
+    "decode_attention", "prefill_attention",
 )  # fmt: skip
 """In the order of program.c."""
 _KIND = {name: index for index, name in enumerate(KINDS)}
