@@ -50,10 +50,10 @@ def test_the_text_so_far_at_the_deadline(hurried: ServerProcess) -> None:
     assert 0 < details["generated_tokens"] == len(details["tokens"]) < 1900
     wait_until(lambda: idle(hurried), limit_s=5.0, what="the engine goes on with a cut answer")
 
-    # What was cut is the beginning of what the same request says in time.
+    # What was cut is the beginning of what the same request says in time, without a character that the cut went through.
     count = details["generated_tokens"]
     whole = ask(hurried, "POST", "/generate", story(count))
-    assert reply["generated_text"] == f"Once upon a time{whole.json['generated_text']}"
+    assert reply["generated_text"] == f"Once upon a time{whole.json['generated_text']}".removesuffix("\ufffd")
 
 
 def test_a_chat_at_the_deadline(hurried: ServerProcess) -> None:
