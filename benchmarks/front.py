@@ -166,6 +166,10 @@ def measure_streams(
 
 
 def _stream_values(window: Window) -> dict[str, float]:
+    if not window.num_tokens or window.cpu_s <= 0:
+        raise SystemExit(
+            "the first stream ended before all of them ran: give them more tokens (--burst-tokens, --seconds)"
+        )
     return {
         "tokens_per_core_s": window.num_tokens / window.cpu_s,
         "us_per_token": 1e6 * window.cpu_s / window.num_tokens,
