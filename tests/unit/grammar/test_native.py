@@ -46,8 +46,7 @@ GRAMMARS = {
 @pytest.fixture(scope="module")
 def native(tokenizer: Tokenizer) -> GrammarCompiler:
     kernels = library.load()
-    if kernels is None:
-        pytest.skip("no C compiler")
+    assert kernels is not None, "the suite needs a C compiler: the thread for masks would go untested"
     return GrammarCompiler(
         tokenizer.vocabulary,
         lambda text: tokenizer.encode(text, add_special_tokens=False),

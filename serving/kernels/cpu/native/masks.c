@@ -14,19 +14,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "pause.h"
+
 #define SPINS 2000        /* a few tens of microseconds */
 #define SLICE_NS 100000   /* the shortest that Linux gives: what is short gets its turn soon */
 #define TEXTS 4096        /* of forced text whose tokens are remembered */
 #define LONGEST_TEXT 256
 #define PROBES 8
-
-#if defined(__x86_64__)
-#define PAUSE() __builtin_ia32_pause()
-#elif defined(__aarch64__)
-#define PAUSE() __asm__ volatile("yield")
-#else
-#define PAUSE() ((void)0)
-#endif
 
 /* ---------------------------------------------------------------- forced text */
 

@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "pause.h"
 #include "program.h"
 
 #define SPINS 3000         /* about 0.1 ms */
@@ -18,14 +19,6 @@
 static operation_part *const PARTS[] = {embed,    linear_panels, linear_rows, pack_panels,      rms_norm,
                                         rotary, silu_mul,      write_kv,    decode_attention,
                                         prefill_attention};
-
-#if defined(__x86_64__)
-#define PAUSE() __builtin_ia32_pause()
-#elif defined(__aarch64__)
-#define PAUSE() __asm__ volatile("yield")
-#else
-#define PAUSE() ((void)0)
-#endif
 
 #define MAX_THREADS 512
 

@@ -11,11 +11,10 @@ struct operation {
     double f[2];
 };
 
-/* What the threads of a region share. All but `size` begin as 0. */
+/* What the threads of a region share. All begin as 0. */
 struct team {
     atomic_int arrived, phase, sleeping;
     atomic_long claimed;
-    int size;
 };
 
 struct worker {
