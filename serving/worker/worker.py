@@ -47,7 +47,10 @@ class Worker:
         """Read this rank's shard. `progress(done, total)` counts bytes. Raises `ModelError`."""
         config = self._config
         if config.device == "cpu" and not config.deterministic:
-            place_threads(config.num_threads, rank=self._parallel.rank, num_ranks=config.num_ranks)
+            cores = place_threads(config.num_threads, rank=self._parallel.rank, num_ranks=config.num_ranks)
+            if cores:
+                held, why = ",".join(map(str, cores)), "one each, as they fill the machine"
+                logs.event(logger, logging.INFO, "compute threads", cores=held, reason=why)
         kernels = select_kernels(self._device.torch_device, deterministic=config.deterministic)
         vocab_size = read_decoder_config(config.model_dir).vocab_size
         make = kernels.device_sampler if self._parallel.rank == 0 else None

@@ -12,7 +12,7 @@ def place_threads(num_threads: int, *, rank: int, num_ranks: int) -> list[int]:
     """Give the threads of this rank cores of their own, if all ranks together use every core that the process may run on.
 
     Returns the cores, in the order of the threads. Fewer threads than cores stay where the system puts them, as it knows
-    what else runs there: then, and without compiled kernels, the list is empty.
+    what else runs there: then, with one thread, and without compiled kernels, the list is empty.
     """
     loaded = library.load()
     if loaded is None:
