@@ -48,11 +48,6 @@ class _RowMatcher:
         unread.clear()
         return matcher
 
-    def take_unread(self) -> int:
-        """The only token that is not read; another has the matcher read it."""
-        self.read.append(self.unread[0])
-        return self.unread.pop()
-
     def error(self) -> str | None:
         """Why the last mask is none, after it was computed."""
         matcher = self.matcher
@@ -90,8 +85,13 @@ class RowMatchers:
         threads = max(1, min(_MAX_THREADS, (os.cpu_count() or 1) // 2))
         self._executor = LLExecutor(threads) if beside and threads > 1 else None
         self._ahead: MasksAhead | None = None
-        self._num_awaited = 0
-        """Rows of the batch ahead whose tokens are not noted yet."""
+        self._masks_ahead: RowMasks | None = None
+        """The last ones that were computed ahead without a failure: those of the next step lie at the same place."""
+        self._read_ahead: list[list[int]] = []
+        """The tokens, by step and row of the batch ahead, that are not in its rows' `read` yet."""
+        self._noted_rows: list[int] = []
+        self._noted_places: list[int] = []
+        """Where the rows of the batch ahead are among those that were last noted; empty: not all are there."""
 
     def begin(self, row: int, compiled: CompiledGrammar, output_token_ids: list[int]) -> None:
         """A row starts, or resumes with what it has put out so far."""
@@ -103,17 +103,23 @@ class RowMatchers:
             self._settle()
             del self._rows[row]
 
-    def note(self, row: int, token_id: int) -> None:
-        """`token_id` was sampled for `row`; rows without a grammar are ignored."""
-        if (state := self._rows.get(row)) is None:
+    def note(self, rows: list[int], token_ids: list[int]) -> None:
+        """What was sampled for `rows` in one step; rows without a grammar are ignored."""
+        if not self._rows:
             return
-        state.unread.append(token_id)
-        if self._num_awaited > 0:
-            self._num_awaited -= 1
-            if self._num_awaited == 0 and self._ahead is not None:
-                self._begin_ahead(self._ahead)
-        elif self._ahead is not None and self._ahead.begun:
+        ahead = self._ahead
+        if ahead is not None and ahead.rows and not ahead.begun and (places := self._places_in(rows, ahead)):
+            sampled = [token_ids[place] for place in places]
+            self._read_ahead.append(sampled)
+            ahead.begin(sampled)
+            return
+        states = [
+            (state, place) for place, row in enumerate(rows) if (state := self._rows.get(row)) is not None
+        ]
+        if states:
             self._settle()
+        for state, place in states:
+            state.unread.append(token_ids[place])
 
     def start(self, rows: list[int]) -> Callable[[], RowMasks] | None:
         """Begin computing the masks of those of `rows` that have a grammar; None if none has. Call what it returns once,
@@ -169,10 +175,13 @@ class RowMatchers:
                 failures[row] = error
         return failures
 
-    def _begin_ahead(self, ahead: MasksAhead) -> None:
-        states = [self._rows[row] for row in ahead.rows]
-        if all(len(state.unread) == 1 for state in states):
-            ahead.begin([state.take_unread() for state in states])
+    def _places_in(self, rows: list[int], ahead: MasksAhead) -> list[int]:
+        if rows != self._noted_rows:
+            places = {row: place for place, row in enumerate(rows)}
+            complete = all(row in places for row in ahead.rows)
+            self._noted_places = [places[row] for row in ahead.rows] if complete else []
+            self._noted_rows = list(rows)
+        return self._noted_places
 
     def _take_ahead(self, rows: list[int]) -> RowMasks | None:
         """The masks that were begun, if they are those of `rows`."""
@@ -181,11 +190,16 @@ class RowMatchers:
             self._settle()
             return None
         bits, ended = ahead.wait()
-        self._num_awaited = len(rows)
+        if not ended and self._masks_ahead is not None:
+            return self._masks_ahead
+        if ended:
+            self._read_all()
         failures = {rows[i]: error for i in ended if (error := self._rows[rows[i]].error()) is not None}
         for row in failures:
             bits[rows.index(row)] = -1
-        return RowMasks(rows, bits, failures)
+        masks = RowMasks(rows, bits, failures)
+        self._masks_ahead = None if failures else masks
+        return masks
 
     def _prepare_ahead(self, rows: list[int]) -> None:
         """From the next step on the masks of `rows` are computed ahead, if their matchers can be."""
@@ -199,10 +213,17 @@ class RowMatchers:
             except Unavailable:
                 return  # they are computed when they are asked for, as other matchers' are
         self._ahead.prepare(rows, natives)
-        self._num_awaited = len(rows)
+        self._masks_ahead, self._noted_rows = None, []
 
     def _settle(self) -> None:
         """Nothing is under way, and matchers are after the tokens that are no longer unread."""
-        self._num_awaited = 0
         if self._ahead is not None:
+            self._read_all()
             self._ahead.settle()
+
+    def _read_all(self) -> None:
+        """Tell the rows of the batch ahead what was read for them."""
+        if self._ahead is not None and self._read_ahead:
+            for row, token_ids in zip(self._ahead.rows, zip(*self._read_ahead, strict=True), strict=True):
+                self._rows[row].read += token_ids
+            self._read_ahead.clear()

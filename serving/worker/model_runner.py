@@ -9,7 +9,7 @@ Be paranoid about new lines here: what differs between models, formats or backen
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from serving.worker.decode_inputs import PackedTokens
 from serving.worker.device_sampling import DeviceSampling
 from serving.worker.input_batch import UNKNOWN_TOKEN, InputBatch, StepInputs
 from serving.worker.launched_step import LaunchedStep
+from serving.worker.step_masks import PlacedMasks
 from serving.worker.warm_up_steps import cached_step, largest_step
 
 _LOGIT_ROWS = 256
@@ -79,6 +80,7 @@ class ModelRunner:
             self._on_device = DeviceSampling(sampler, device, eos_token_ids)
         self._grammars: GrammarStore | None = None
         self._matchers = RowMatchers(model.vocab_size, beside=device.torch_device.type != "cpu")
+        self._placed = PlacedMasks()
         self._caches: list[KVLayerCache] = []
         self._inputs = InputBatch(
             max_num_seqs,
@@ -283,7 +285,7 @@ class ModelRunner:
             return rows, None
         computed = masks()
         step.result.failed_rows = computed.failures
-        return rows, _token_masks(computed, inputs)
+        return rows, self._placed.among(inputs.sampling, computed)
 
     @torch.inference_mode()
     def _read(self, step: LaunchedStep) -> None:
@@ -301,16 +303,15 @@ class ModelRunner:
             return
         late = zip(step.sampling, step.rows, step.ends, sampled_ids, strict=True)
         alive = [(n, token_id) for n, row, end, token_id in late if self._inputs.learn(n, row, end, token_id)]
-        self._note(step, alive)
+        self._note(step, [number for number, _ in alive], [token_id for _, token_id in alive])
 
     def _append(self, step: LaunchedStep, rows: list[int], token_ids: list[int]) -> None:
         self._inputs.append(rows, token_ids)
-        self._note(step, zip(rows, token_ids, strict=True))
+        self._note(step, rows, token_ids)
 
-    def _note(self, step: LaunchedStep, tokens: Iterable[tuple[int, int]]) -> None:
+    def _note(self, step: LaunchedStep, rows: list[int], token_ids: list[int]) -> None:
         """What the rows have got goes into their grammars; a row that failed gets nothing."""
-        for number, token_id in tokens:
-            self._matchers.note(number, token_id)
+        self._matchers.note(rows, token_ids)
         failed = step.result.failed_rows
         if failed:
             step.result.sampled = [token for token in step.result.sampled if token.row not in failed]
@@ -350,8 +351,3 @@ class ModelRunner:
             if name == self._groups[copy.group]:
                 cache.key[copy.target] = cache.key[copy.source]
                 cache.value[copy.target] = cache.value[copy.source]
-
-
-def _token_masks(masks: RowMasks, inputs: StepInputs) -> TokenMasks:
-    places = {row: index for index, row in enumerate(inputs.sampling)}
-    return TokenMasks(rows=[places[row] for row in masks.rows], bits=torch.from_numpy(masks.bits))

@@ -5,13 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
+from serving.grammar.row_matchers import RowMasks
 from serving.sampling.adjustments import Adjustments
 from serving.sampling.sampler import SamplingRow
 from serving.sampling.token_mask import TokenMasks
 from serving.worker.decode_inputs import Int32s
 
 _WORD = 32
+
+
+class PlacedMasks:
+    """The masks that grammars gave, at the places of their rows in a step. Often all is as before, but the bits."""
+
+    def __init__(self) -> None:
+        self._known: tuple[RowMasks, list[int], TokenMasks] | None = None
+
+    def among(self, sampling: list[int], masks: RowMasks) -> TokenMasks:
+        """`sampling` are the rows of the logits, in their order."""
+        if self._known is not None and self._known[0] is masks and self._known[1] == sampling:
+            return self._known[2]
+        places = {row: place for place, row in enumerate(sampling)}
+        placed = TokenMasks(rows=[places[row] for row in masks.rows], bits=torch.from_numpy(masks.bits))
+        self._known = (masks, list(sampling), placed)
+        return placed
 
 
 class StepMasks:

@@ -103,6 +103,7 @@ class NativeSampler:
         self._plain = True
         self._masked: list[int] = []
         self._mask_of_row = np.empty(0, dtype=np.int32)
+        self._mask_of_row_at = 0
         self._known: _Logits | None = None
 
     def use(self, plans: Sequence[RowPlan]) -> None:
@@ -179,8 +180,9 @@ class NativeSampler:
         if masked != self._masked:
             self._mask_of_row = np.full(count, -1, dtype=np.int32)
             self._mask_of_row[list(masked)] = np.arange(len(masked))
+            self._mask_of_row_at = self._mask_of_row.ctypes.data
             self._masked = list(masked)
-        return self._mask_of_row.ctypes.data
+        return self._mask_of_row_at
 
     def _need_scratch(self, vocab_size: int, threads: int) -> None:
         needed = self._scratch_bytes(vocab_size) * threads + _ALIGNMENT
