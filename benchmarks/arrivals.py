@@ -2,7 +2,9 @@
 
     python -m benchmarks.arrivals PORT COUNT        # until standard input closes; then a list per stream, as JSON
 
-Half of the streams are greedy, half draw with a seed. One that comes to its limit is asked for again.
+Half of the streams are greedy, half draw with a seed. One that comes to its limit is asked for again. They come to it one
+after the other: were all as long at any time, a step would take twice as long at the end of a round as at its beginning, and
+whatever is measured would depend on the moment.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ MAX_TOKENS = 480
 
 
 class Stream:
-    def __init__(self, port: int, number: int) -> None:
+    def __init__(self, port: int, number: int, *, first_tokens: int = MAX_TOKENS) -> None:
         self._port = port
         self._number = number
         self.arrivals: list[float] = []
-        self.socket = self._ask()
+        self.socket = self._ask(first_tokens)
         self._tail = b""
 
     def take(self) -> None:
@@ -34,11 +36,11 @@ class Stream:
             if b"data: [DONE]" not in self._tail:
                 raise SystemExit(f"stream {self._number} ended with {self._tail!r}")
             self.socket.close()
-            self.socket, self._tail = self._ask(), b""
+            self.socket, self._tail = self._ask(MAX_TOKENS), b""
 
-    def _ask(self) -> socket.socket:
+    def _ask(self, max_tokens: int) -> socket.socket:
         sampling = {"temperature": 0} if self._number % 2 else {"temperature": 1, "seed": self._number}
-        fields = {"max_tokens": MAX_TOKENS, "ignore_eos": True, "stream": True, **sampling}
+        fields = {"max_tokens": max_tokens, "ignore_eos": True, "stream": True, **sampling}
         body = json.dumps({"prompt": f"Once upon a time {self._number}", **fields}).encode()
         head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
         connection = socket.create_connection(("127.0.0.1", self._port), timeout=60)
@@ -48,7 +50,7 @@ class Stream:
 
 def main() -> None:
     port, count = int(sys.argv[1]), int(sys.argv[2])
-    streams = [Stream(port, number) for number in range(count)]
+    streams = [Stream(port, n, first_tokens=MAX_TOKENS * (n + 1) // count) for n in range(count)]
     with selectors.DefaultSelector() as selector:
         selector.register(sys.stdin, selectors.EVENT_READ)
         for stream in streams:

@@ -24,7 +24,7 @@ class Attack:
     path: str
     body: bytes
     plain: bytes
-    """The same request without its grammar: the same prompt, one token."""
+    """The same request without its grammar: a prompt of the same cost, which no cache of prefixes knows, and one token."""
 
 
 def attacks(count: int) -> Iterator[Attack]:
@@ -124,14 +124,16 @@ def _completion(**fields: object) -> dict[str, Any]:
 def _without_grammar(body: dict[str, Any]) -> dict[str, Any]:
     plain = {name: value for name, value in body.items() if not name.startswith(("guided_", "response_"))}
     if "tools" in plain:
-        plain["tool_choice"] = "none"  # the tools stay: they are a part of the prompt
+        # The tools stay: they are a part of the prompt, the one that may be long. The name comes before the schema.
+        plain["tool_choice"] = "auto"
+        plain["tools"] = [_tool(each["function"]["parameters"], name="do_find") for each in plain["tools"]]
     if "parameters" in plain:
         plain["parameters"] = {k: v for k, v in plain["parameters"].items() if k != "grammar"}
     return plain
 
 
-def _tool(schema: object) -> object:
-    return {"type": "function", "function": {"name": "look_up", "parameters": schema}}
+def _tool(schema: object, *, name: str = "look_up") -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": schema}}
 
 
 _WAYS: dict[str, dict[str, tuple[str, Callable[[Any], dict[str, Any]]]]] = {
