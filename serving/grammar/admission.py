@@ -17,7 +17,8 @@ from typing import Protocol
 from serving.buckets import DURATION_S, BucketCounts
 from serving.errors import InvalidRequest, Overloaded, RequestError
 from serving.grammar.compiler import CompiledGrammar
-from serving.grammar.source import check_size
+from serving.grammar.refusals import Refusals
+from serving.grammar.source import check_size, check_source
 from serving.grammar.store import GrammarStore
 from serving.messages import Bucketed, GrammarStats
 from serving.sampling_params import Grammar
@@ -60,6 +61,8 @@ class Verdict:
     took_s: float
     compiled: CompiledGrammar | None = None
     error: RequestError | None = None
+    lasting: bool = True
+    """Would the same grammar be refused again, and not only now?"""
 
 
 @dataclass(slots=True, frozen=True)
@@ -92,6 +95,7 @@ class GrammarAdmission:
         self._verdicts: queue.SimpleQueue[Verdict] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._closing = False
+        self._refusals = Refusals()
         self._took_s = BucketCounts(DURATION_S)
         self._num_refused = 0
 
@@ -110,14 +114,16 @@ class GrammarAdmission:
     def request(self, grammar: Grammar) -> None:
         """Have it compiled; its verdict comes with `take`. The same grammar is compiled once however many ask.
 
-        Raises `Overloaded` when too many wait already, and `InvalidRequest` for what is too large to look at.
+        Raises `Overloaded` when too many wait already, and `InvalidRequest` for what is too large to look at or was refused
+        lately.
         """
         if grammar in self._pending:
             return
         try:
+            check_size(grammar)
+            self._refusals.check(grammar)
             if len(self._pending) >= MAX_PENDING:
                 raise self._overloaded()
-            check_size(grammar)
         except RequestError:
             self._num_refused += 1
             raise
@@ -135,6 +141,7 @@ class GrammarAdmission:
         """Compile in this thread, for callers that have nobody to keep waiting. Raises `InvalidRequest`."""
         if (found := self.find(grammar)) is not None:
             return found
+        check_source(grammar)
         compiled = self._known_compiler().compile(grammar)
         self.store.add(compiled)
         return compiled
@@ -150,6 +157,8 @@ class GrammarAdmission:
                 self.store.add(verdict.compiled)
             else:
                 self._num_refused += 1
+            if verdict.lasting and isinstance(verdict.error, InvalidRequest):
+                self._refusals.add(verdict.grammar, verdict.error)
             verdicts.append(verdict)
         return verdicts
 
@@ -210,15 +219,14 @@ class GrammarAdmission:
                 job.unfinished.finish(job.asked_s + self._timeout_s)
             started_s = time.monotonic()
             compiled = self._known_compiler().compile(job.grammar)
-            took_s = time.monotonic() - started_s
-            if took_s > self._timeout_s:
-                raise InvalidRequest(
-                    f"`grammar` is refused: compiling it took {took_s:.1f} s, must take at most {self._timeout_s:g} s",
-                    field="grammar",
-                )
         except RequestError as error:
             return Verdict(job.grammar, time.monotonic() - job.asked_s, error=error)
-        return Verdict(job.grammar, time.monotonic() - job.asked_s, compiled=compiled)
+        now_s = time.monotonic()
+        if now_s - started_s <= self._timeout_s:
+            return Verdict(job.grammar, now_s - job.asked_s, compiled=compiled)
+        problem = f"compiling it took {now_s - started_s:.1f} s, must take at most {self._timeout_s:g} s"
+        late = InvalidRequest(f"`grammar` is refused: {problem}", field="grammar")
+        return Verdict(job.grammar, now_s - job.asked_s, error=late, lasting=False)
 
     def _known_compiler(self) -> Compiler:
         if self._compiler is None:

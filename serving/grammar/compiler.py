@@ -18,7 +18,6 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from serving import logs
 from serving.errors import InvalidRequest
 from serving.grammar.native import Constraint, ConstraintCompiler, Unavailable
-from serving.grammar.source import check_source
 from serving.sampling_params import Grammar
 from serving.vocabulary import Vocabulary
 
@@ -97,12 +96,12 @@ class GrammarCompiler:
                 self._native = _native_compiler(kernels, tokens, eos_token_ids)
 
     def compile(self, grammar: Grammar) -> CompiledGrammar:
-        """Raises `InvalidRequest(field="grammar")` for what is malformed, not supported, unsatisfiable or too large."""
+        """`grammar` has passed `check_source`. Raises `InvalidRequest(field="grammar")` for what is malformed, not
+        supported, unsatisfiable or too large."""
         if self._tokenizer is None:
             raise InvalidRequest(
                 "`grammar` is refused: this model names no end-of-sequence token to end with", field="grammar"
             )
-        check_source(grammar)
         tokenizer = self._json_tokenizer if grammar.kind == "json_schema" else self._tokenizer
         source = _llguidance_source(grammar)
         started_s = time.thread_time()

@@ -6,6 +6,7 @@ The compiler is native code with limits of its own, and some inputs within them 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import subprocess
@@ -22,14 +23,18 @@ COMMAND = (sys.executable, "-m", "serving.grammar.trial_process")
 _START_S = 30.0
 _ANSWER_S = 0.2  # for the other process to say what it decided
 _MAX_IDLE = 2
+_SPARE_NICENESS = 5
 
 
 class TrialProcesses:
-    """Starts a process with the first grammar, and another whenever none is idle. Any thread may use it."""
+    """Starts two processes with the first grammar, the second for when the first has a slow one, and another whenever none
+    is idle. Any thread may use it."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._idle: list[_Process] = []
+        self._spare: _Process | None = None
+        self._started = False
 
     def check(self, grammar: Grammar, *, within_s: float | None = None) -> Unfinished | None:
         """None when `grammar` compiles, or what goes on when that is not known `within_s` (by default: the limit).
@@ -37,10 +42,7 @@ class TrialProcesses:
         Raises `InvalidRequest` when it does not compile, or not within its processor time and memory, `Overloaded` when it
         got too little of the processor, and `GenerationFailed` when no process can be had.
         """
-        try:
-            process = self._idle.pop()
-        except IndexError:
-            process = self._start()
+        process = self._take()
         process.send(msgspec.msgpack.encode(grammar))
         unfinished = Unfinished(process, self._idle)
         if within_s is None:
@@ -52,16 +54,33 @@ class TrialProcesses:
         """Kill the idle processes. Those that work end with their `Unfinished`."""
         while self._idle:
             self._idle.pop().kill()
+        if self._spare is not None:
+            self._spare.kill()
+            self._spare = None
+
+    def _take(self) -> _Process:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            process, self._spare = self._spare, None
+        if process is None:
+            process = self._start()
+        if process.receive(time.monotonic() + _START_S) is None:
+            process.kill()
+            raise GenerationFailed("grammars cannot be compiled now: their process did not start")
+        if not self._started:
+            self._started = True
+            self._spare = self._start()
+            self._spare.be_nice(_SPARE_NICENESS)
+        return process
 
     def _start(self) -> _Process:
+        """It is ready with its first answer."""
         try:
             process = _Process()
         except OSError as error:
             raise GenerationFailed("grammars cannot be compiled now: no process could be started") from error
         process.send(msgspec.msgpack.encode(self._setting))
-        if process.receive(time.monotonic() + _START_S) is None:
-            process.kill()
-            raise GenerationFailed("grammars cannot be compiled now: their process did not start")
         return process
 
 
@@ -122,6 +141,10 @@ class _Process:
     @property
     def ended(self) -> bool:
         return self._popen.poll() is not None
+
+    def be_nice(self, niceness: int) -> None:
+        with contextlib.suppress(OSError):  # it is less nice to others then, or has ended
+            os.setpriority(os.PRIO_PROCESS, self._popen.pid, niceness)
 
     def send(self, payload: bytes) -> None:
         write_frame(self._input, payload)

@@ -1,5 +1,5 @@
-"""The process that tries grammars: `python -m serving.grammar.trial_process`. Each is compiled in a fork of its own, which
-gets a moment like everybody's, then only the time that nobody else wants, and is killed at its limits.
+"""The process that tries grammars: `python -m serving.grammar.trial_process`. A fork compiles them, one after the other, in
+short turns and at low priority; the one that comes to its limits is killed, and the next one has a new fork.
 
 Frames of four bytes of length and msgpack: in, the setting, then grammars, or an empty frame to give one up; out, an answer
 to each, the setting included. Knows no torch, and starts no thread: it forks.
@@ -8,6 +8,7 @@ to each, the setting included. Knows no torch, and starts no thread: it forks.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import resource
 import select
@@ -21,6 +22,8 @@ import msgspec
 
 from serving.errors import InvalidRequest, Overloaded, WireError, to_wire
 from serving.grammar.compiler import GrammarCompiler
+from serving.grammar.short_turns import ShortTurns
+from serving.grammar.source import check_source
 from serving.sampling_params import Grammar
 from serving.vocabulary import Vocabulary
 
@@ -29,9 +32,11 @@ _MEMORY_BYTES = 256 * 1024 * 1024
 _NICENESS = 10
 _PROCESSOR_SHARE = 1 / 2
 """Of the time limit: the processor time of a trial. The rest is for waiting and for compiling in the engine."""
-_FAVOURED_S = 0.01
-"""Processor time after which a trial runs only where nobody else wants to. Schemas as people write them need 4 to 7 ms."""
+_ORDINARY_S = 0.01
+"""Of processor time, after which a fork is replaced. Schemas as people write them take 1 to 2 ms."""
 _LEAST_CHECK_S = 0.005
+_MOST_GROWTH_BYTES = 32 * 1024 * 1024
+"""A fork that has grown by more tries no other grammar."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -80,56 +85,82 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
         vocab_size=setting.vocab_size,
         eos_token_ids=setting.eos_token_ids,
     )
-    os.nice(_NICENESS)
+    os.setpriority(os.PRIO_PROCESS, 0, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
     _limit_memory()
+    gc.freeze()  # else the first collection in a fork copies all that is here
     write_frame(target, msgspec.msgpack.encode(Answer()))
+    fork: _Fork | None = None
     while (payload := _read(source)) is not None:
         if not payload:
             continue  # given up, but the answer was faster
-        grammar = msgspec.msgpack.decode(payload, type=Grammar)
-        answer = _Trial(compiler, grammar, setting.timeout_s).watch(source.fileno())
+        if fork is None:
+            fork = _Fork(compiler, setting.timeout_s)
+        answer = fork.try_one(payload, source.fileno())
         write_frame(target, msgspec.msgpack.encode(answer))
+        if fork.ended:
+            fork = None
 
 
-class _Trial:
-    """One grammar in its fork."""
+class _Fork:
+    """Tries grammars, one after the other, as long as they are ordinary: a new fork costs more than most of them do."""
 
-    def __init__(self, compiler: GrammarCompiler, grammar: Grammar, timeout_s: float) -> None:
+    def __init__(self, compiler: GrammarCompiler, timeout_s: float) -> None:
+        self.ended = False
         self._timeout_s = timeout_s
-        self._deadline_s = time.monotonic() + timeout_s
-        self._output, writer = os.pipe()
+        self._limit_s = _PROCESSOR_SHARE * timeout_s
+        grammars, writer = os.pipe()
+        self._output, answers = os.pipe()
         parent = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
-            _compile_and_leave(compiler, grammar, writer, parent=parent, cpu_limit_s=timeout_s)
-        os.close(writer)
+            os.close(writer)
+            _try_and_leave(compiler, grammars, answers, parent=parent, cpu_limit_s=2 * timeout_s)
+        os.close(grammars)
+        os.close(answers)
+        self._input = os.fdopen(writer, "wb")
+        self._first_bytes = _size_bytes(self._pid)
 
-    def watch(self, source_fd: int) -> Answer:
-        """Its answer, or what ended it: a limit, or a word from `source_fd`. Nothing of it is left then."""
+    def try_one(self, payload: bytes, source_fd: int) -> Answer:
+        """The answer to a grammar, or what ended its trial: a limit, or a word from `source_fd`."""
+        ordinary, before_s = False, _processor_s(self._pid)
         try:
-            return self._watch(source_fd)
-        finally:
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
-            os.close(self._output)
-
-    def _watch(self, source_fd: int) -> Answer:
-        favoured, limit_s = True, _PROCESSOR_SHARE * self._timeout_s
-        while True:
+            write_frame(self._input, payload)
+            answer = self._watch(source_fd, before_s)
             used_s = _processor_s(self._pid)
-            if used_s >= limit_s:
-                return _refused(f"compiling it takes longer than {limit_s:.2g} s of processor time")
-            left_s = self._deadline_s - time.monotonic()
+            grown_bytes = _size_bytes(self._pid) - self._first_bytes
+            ordinary = (
+                used_s - before_s < _ORDINARY_S
+                and used_s < self._limit_s
+                and grown_bytes < _MOST_GROWTH_BYTES
+            )
+        finally:
+            if not ordinary:
+                self._end()
+        return answer
+
+    def _end(self) -> None:
+        """Nothing of it is left then."""
+        self.ended = True
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        os.close(self._output)
+        try:
+            self._input.close()
+        except BrokenPipeError:
+            return  # what it did not read any more
+
+    def _watch(self, source_fd: int, before_s: float) -> Answer:
+        deadline_s = time.monotonic() + self._timeout_s
+        while True:
+            used_s = _processor_s(self._pid) - before_s
+            if used_s >= self._limit_s:
+                return _refused(f"compiling it takes longer than {self._limit_s:.2g} s of processor time")
+            left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 return _overloaded(self._timeout_s)
-            if favoured and used_s >= _FAVOURED_S:
-                favoured = False
-                os.sched_setscheduler(self._pid, os.SCHED_IDLE, os.sched_param(0))
             # It has one thread: its processor time cannot pass faster than the clock.
-            next_s = (_FAVOURED_S if favoured else limit_s) - used_s
-            ready, _, _ = select.select(
-                [self._output, source_fd], [], [], max(_LEAST_CHECK_S, min(next_s, left_s))
-            )
+            wait_s = max(_LEAST_CHECK_S, min(self._limit_s - used_s, left_s))
+            ready, _, _ = select.select([self._output, source_fd], [], [], wait_s)
             if self._output in ready:
                 payload = os.read(self._output, 65536)
                 if payload:
@@ -139,8 +170,8 @@ class _Trial:
                 return _overloaded(self._timeout_s)
 
 
-def _compile_and_leave(
-    compiler: GrammarCompiler, grammar: Grammar, writer: int, *, parent: int, cpu_limit_s: float
+def _try_and_leave(
+    compiler: GrammarCompiler, grammars: int, answers: int, *, parent: int, cpu_limit_s: float
 ) -> NoReturn:
     """All that the fork does. A compiler that dies, by whatever, leaves an answer without content."""
     try:
@@ -148,13 +179,19 @@ def _compile_and_leave(
         if os.getppid() == parent:
             # Whatever else fails, the kernel ends it.
             resource.setrlimit(resource.RLIMIT_CPU, (int(cpu_limit_s) + 2, int(cpu_limit_s) + 2))
-            os.write(writer, msgspec.msgpack.encode(_compiled(compiler, grammar)))
+            turns = ShortTurns(_NICENESS)
+            source = os.fdopen(grammars, "rb", buffering=0)
+            while (payload := _read(source)) is not None:
+                with turns:
+                    answer = _compiled(compiler, msgspec.msgpack.decode(payload, type=Grammar))
+                os.write(answers, msgspec.msgpack.encode(answer))
     finally:
         os._exit(0)
 
 
 def _compiled(compiler: GrammarCompiler, grammar: Grammar) -> Answer:
     try:
+        check_source(grammar)
         compiler.compile(grammar)
     except InvalidRequest as error:
         return Answer(error=to_wire(error))
@@ -178,9 +215,14 @@ def _overloaded(timeout_s: float) -> Answer:
     return Answer(error=to_wire(error))
 
 
+def _size_bytes(pid: int) -> int:
+    """The address space of a process that was not waited for; 0 when it has ended."""
+    with open(f"/proc/{pid}/statm", encoding="ascii") as statistics:
+        return int(statistics.read().split()[0]) * resource.getpagesize()
+
+
 def _limit_memory() -> None:
-    with open("/proc/self/statm", encoding="ascii") as statistics:
-        used = int(statistics.read().split()[0]) * resource.getpagesize()
+    used = _size_bytes(os.getpid())
     resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY_BYTES, used + _MEMORY_BYTES))
 
 

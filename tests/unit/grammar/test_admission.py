@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from serving.errors import InvalidRequest, Overloaded
 from serving.grammar.admission import MAX_PENDING, GrammarAdmission, Verdict
 from serving.grammar.compiler import CompiledGrammar, GrammarCompiler
+from serving.grammar.refusals import MAX_AGE_S, MAX_REFUSALS, Refusals
 from serving.grammar.store import GrammarStore
 from serving.sampling_params import Grammar
-from tests.unit.grammar.attacks import regex, schema
+from tests.unit.grammar.attacks import lark, regex, schema
 
 WAIT_S = 10.0
 
@@ -82,6 +85,52 @@ def test_a_bad_grammar_is_refused_and_the_next_one_served(
     bad, good = _take(admission, 2)
     assert isinstance(bad.error, InvalidRequest) and bad.error.field == "grammar"
     assert good.error is None
+
+
+def test_a_refused_grammar_is_refused_again_without_being_tried(
+    admission: GrammarAdmission, held: HeldCompiler
+) -> None:
+    held.go.release(2)
+    admission.request(regex("(["))
+    (refused,) = _take(admission, 1)
+    assert refused.error is not None
+    for number in range(2):
+        with pytest.raises(InvalidRequest) as again:
+            admission.request(regex("(["))
+        assert (again.value.message, again.value.field) == (refused.error.message, "grammar")
+        assert admission.stats().num_refused == 2 + number
+    admission.request(lark("(["))  # another kind is another grammar
+    assert len(_take(admission, 1)) == 1 and held.asked == [regex("(["), lark("([")]
+
+
+def test_refusals_are_kept_for_a_time_and_the_last_ones_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals, now_s = Refusals(), 1000.0
+    monkeypatch.setattr("serving.grammar.refusals.time", SimpleNamespace(monotonic=lambda: now_s))
+    for number in range(MAX_REFUSALS + 1):
+        refusals.add(regex(f"a{number}"), InvalidRequest("no", field="grammar"))
+    refusals.check(regex("a0"))
+    with pytest.raises(InvalidRequest, match="no"):
+        refusals.check(regex("a1"))
+    now_s += MAX_AGE_S
+    refusals.check(regex("a1"))
+
+
+def test_a_grammar_that_came_too_late_is_not_held_against_it(
+    held: HeldCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Asked, begun, tried, compiled; each time anew.
+    moments = itertools.cycle([0.0, 0.1, 0.2, 5.0])
+    monkeypatch.setattr("serving.grammar.admission.time", SimpleNamespace(monotonic=lambda: next(moments)))
+    admission = GrammarAdmission(held, GrammarStore(10**7), timeout_s=2.0)
+    try:
+        for _ in range(2):
+            held.go.release()
+            admission.request(regex("a"))
+            (late,) = _take(admission, 1)
+            assert late.error is not None and "took 4.8 s" in late.error.message
+    finally:
+        held.go.release()
+        admission.close()
 
 
 def test_the_queue_is_bounded(admission: GrammarAdmission) -> None:

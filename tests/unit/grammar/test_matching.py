@@ -10,6 +10,7 @@ import pytest
 from serving.errors import InvalidRequest
 from serving.grammar.compiler import GrammarCompiler
 from serving.grammar.row_matchers import RowMasks, RowMatchers
+from serving.grammar.source import check_source
 from serving.sampling_params import Grammar
 from serving.text.tokenizer import Tokenizer
 from tests.unit.grammar.attacks import lark, regex, schema
@@ -92,7 +93,8 @@ def test_ids_that_are_no_tokens_and_special_ones_are_not_free_text(compiler: Gra
 def test_keywords_that_cannot_be_enforced_are_named(compiler: GrammarCompiler, keyword: str) -> None:
     hidden = {"type": "object", "properties": {keyword: {"items": {"anyOf": [{keyword: 1}]}}}}
     with pytest.raises(InvalidRequest, match=keyword):
-        compiler.compile(schema(hidden))
+        check_source(schema(hidden))
+    check_source(schema({"type": "object", "properties": {keyword: {"enum": [{keyword: 1}]}}}))
     compiler.compile(schema({"type": "object", "properties": {keyword: {"enum": [{keyword: 1}]}}}))
 
 
