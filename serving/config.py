@@ -70,9 +70,11 @@ class SchedulerConfig(_Slice):
     max_queue_tokens: Annotated[
         PositiveInt | None, _doc("prompt tokens that may wait; absent: 4 x KV capacity")
     ] = None
-    step_time_budget_s: Annotated[float, Meta(gt=0.0), _doc("longest step the scheduler plans, seconds")] = (
-        0.25
-    )
+    step_time_budget_s: Annotated[
+        float,
+        Meta(gt=0.0),
+        _doc("longest step the scheduler plans, seconds; up to four times that when as many prompts wait"),
+    ] = 0.25
 
 
 class ParallelConfig(_Slice):

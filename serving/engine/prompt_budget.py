@@ -10,8 +10,10 @@ from serving.engine.step_cost import StepCost, StepLoad
 
 _SLOWED_BY = 0.8
 """What prompts may add to a step of decodes, as a share of it, however few wait and however many decode."""
-_SLOWED_BY_WAITING = 8.0
+_SLOWED_BY_WAITING = 12.0
 """The same per waiting prompt and decode: a burst gets in quickly, or its first would long decode in small, dear steps."""
+_MOST_BUDGETS = 4
+"""Each of so many waiting prompts may claim the time of the longest step: what decodes lose once, all of them gain."""
 _LEAST_ALONE, _LEAST_BESIDE_DECODES = 32, 4
 """Tokens of a chunk, at least: fewer take as long, as rows of a product are computed in tiles."""
 
@@ -23,7 +25,7 @@ class PromptBudget:
         self, cost: StepCost, load: StepLoad, *, num_prompts: int, max_tokens: int, max_step_s: float
     ) -> None:
         """Of a step that computes `load` already, while `num_prompts` requests want prompt tokens. A step has at most
-        `max_tokens`, but one for a prompt in any case, and should end within `max_step_s`."""
+        `max_tokens`, but one for a prompt in any case, and should end within `max_step_s` per prompt, up to a few."""
         self._cost = cost
         self._load = load
         self._num_tokens = max(1, max_tokens - load.num_decodes) - load.num_prompt_tokens
@@ -37,7 +39,8 @@ class PromptBudget:
             self._seconds = max_step_s / 2
         else:
             wanted_s = _SLOWED_BY_WAITING * decode_s * num_prompts / load.num_decodes
-            self._seconds = max(_SLOWED_BY * decode_s, min(wanted_s, max_step_s - decode_s))
+            longest_s = max_step_s * min(num_prompts, _MOST_BUDGETS)
+            self._seconds = max(_SLOWED_BY * decode_s, min(wanted_s, longest_s - decode_s))
 
     def share(self, prompts: Iterable[Request]) -> dict[Request, int]:
         """Tokens for each until the step is full."""

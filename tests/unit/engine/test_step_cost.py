@@ -213,6 +213,19 @@ def test_a_burst_is_let_in_before_its_first_are_done() -> None:
     assert engine.now_s < alone_s + 1.35 * 128 * decode_s(StepLoad(16, 16 * 192))
 
 
+@pytest.mark.parametrize(("num_prompts", "budgets"), [(1, 1), (2, 2), (4, 4), (12, 4)])
+def test_prompts_that_wait_together_may_make_a_step_longer(num_prompts: int, budgets: int) -> None:
+    engine = Engine(lambda load: 10 * step_s(load))
+    engine.add("running", 64, max_output=1000)
+    engine.add("teaches what prompts cost", 300, max_output=1)
+    for _ in range(40):
+        engine.step()
+    for number in range(num_prompts):
+        engine.add(f"prompt {number}", 400, max_output=1)
+    times = [engine.seconds(engine.step()) for _ in range(3)]
+    assert max(times) == pytest.approx(budgets * MAX_STEP_S, rel=0.2)
+
+
 # ------------------------------------------------------------ order
 
 
