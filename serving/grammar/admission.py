@@ -18,6 +18,7 @@ from serving.buckets import DURATION_S, BucketCounts
 from serving.errors import InvalidRequest, Overloaded, RequestError
 from serving.grammar.compiler import CompiledGrammar
 from serving.grammar.refusals import Refusals
+from serving.grammar.short_turns import ShortTurns
 from serving.grammar.source import check_size, check_source
 from serving.grammar.store import GrammarStore
 from serving.messages import Bucketed, GrammarStats
@@ -26,7 +27,8 @@ from serving.sampling_params import Grammar
 MAX_PENDING = 16
 _MOMENT = 1 / 8  # of the time limit
 _LONGEST_WAIT = 1 / 2  # of the time limit: the rest is for compiling
-_NICENESS = 5
+_LONG_NICENESS = 5
+_TURN_S = 0.001
 
 
 class Unfinished(Protocol):
@@ -180,15 +182,16 @@ class GrammarAdmission:
             self._compiler.close()
 
     def _work(self) -> None:
+        turns = ShortTurns(os.getpriority(os.PRIO_PROCESS, 0), turn_s=_TURN_S)
         while (job := self._jobs.get()) is not None and not self._closing:
-            if (verdict := self._judge_briefly(job)) is not None:
+            if (verdict := self._judge_briefly(job, turns)) is not None:
                 self._decide(verdict)
 
     def _work_long(self) -> None:
-        # A grammar that takes long may take long in this process too. Linux knows niceness per thread.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        # A grammar that takes long takes long in this process too.
+        turns = ShortTurns(_LONG_NICENESS, turn_s=_TURN_S)
         while (job := self._long_jobs.get()) is not None:
-            verdict = self._judge(job)
+            verdict = self._judge(job, turns)
             self._long_is_free.release()
             self._decide(verdict)
 
@@ -196,14 +199,14 @@ class GrammarAdmission:
         self._verdicts.put(verdict)
         self._on_verdict()
 
-    def _judge_briefly(self, job: _Job) -> Verdict | None:
+    def _judge_briefly(self, job: _Job, turns: ShortTurns) -> Verdict | None:
         """None when somebody else goes on with it."""
         try:
             if time.monotonic() - job.asked_s > _LONGEST_WAIT * self._timeout_s:
                 raise self._overloaded()
             unfinished = self._known_compiler().try_apart(job.grammar, within_s=_MOMENT * self._timeout_s)
             if unfinished is None:
-                return self._judge(job)
+                return self._judge(job, turns)
             if not self._long_is_free.acquire(blocking=False):
                 unfinished.give_up()
                 raise self._overloaded()
@@ -212,13 +215,14 @@ class GrammarAdmission:
         self._long_jobs.put(_Job(job.grammar, job.asked_s, unfinished))
         return None
 
-    def _judge(self, job: _Job) -> Verdict:
+    def _judge(self, job: _Job, turns: ShortTurns) -> Verdict:
         """Wait for its trial, if that is not over, and compile it here."""
         try:
             if job.unfinished is not None:
                 job.unfinished.finish(job.asked_s + self._timeout_s)
             started_s = time.monotonic()
-            compiled = self._known_compiler().compile(job.grammar)
+            with turns:
+                compiled = self._known_compiler().compile(job.grammar)
         except RequestError as error:
             return Verdict(job.grammar, time.monotonic() - job.asked_s, error=error)
         now_s = time.monotonic()

@@ -30,6 +30,7 @@ from serving.vocabulary import Vocabulary
 _LENGTH = struct.Struct("<I")
 _MEMORY_BYTES = 256 * 1024 * 1024
 _NICENESS = 10
+_TURN_S = 0.0003
 _PROCESSOR_SHARE = 1 / 2
 """Of the time limit: the processor time of a trial. The rest is for waiting and for compiling in the engine."""
 _ORDINARY_S = 0.01
@@ -179,7 +180,7 @@ def _try_and_leave(
         if os.getppid() == parent:
             # Whatever else fails, the kernel ends it.
             resource.setrlimit(resource.RLIMIT_CPU, (int(cpu_limit_s) + 2, int(cpu_limit_s) + 2))
-            turns = ShortTurns(_NICENESS)
+            turns = ShortTurns(_NICENESS, turn_s=_TURN_S)
             source = os.fdopen(grammars, "rb", buffering=0)
             while (payload := _read(source)) is not None:
                 with turns:
