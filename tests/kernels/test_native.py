@@ -214,6 +214,7 @@ def test_a_cache_it_does_not_cover_goes_to_torch(native: NativeKernels) -> None:
 @pytest.fixture
 def fresh_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """`library.load` as a new process sees it, with an empty folder for builds."""
+    monkeypatch.setattr(library, "_PACKAGE", tmp_path / "package")
     monkeypatch.setattr(library.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(library, "load", library.load.__wrapped__)
     return tmp_path
@@ -246,6 +247,19 @@ def test_builds_once_in_a_private_folder(fresh_library: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert library.load() is not None
     assert build.stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize("shared", [None, "package", "package/__pycache__"])
+def test_builds_lie_with_compiled_modules_unless_others_can_write_there(
+    fresh_library: Path, shared: str | None
+) -> None:
+    (fresh_library / "package" / "__pycache__").mkdir(parents=True)
+    if shared is not None:
+        (fresh_library / shared).chmod(0o775)
+    assert library.load() is not None
+    beside = list((fresh_library / "package" / "__pycache__").glob("kernels-*.so"))
+    elsewhere = list(fresh_library.glob(f"textgen-endpoint-{os.getuid()}/kernels-*.so"))
+    assert (len(beside), len(elsewhere)) == ((1, 0) if shared is None else (0, 1))
 
 
 def test_a_folder_that_others_can_write_is_not_trusted(fresh_library: Path) -> None:

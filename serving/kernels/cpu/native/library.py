@@ -21,6 +21,7 @@ from serving.kernels.cpu.native.prebuilt import Unavailable
 logger = logging.getLogger(__name__)
 
 _MARCH = "-march=native"
+_PACKAGE = Path(__file__).parent
 _POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
 _SIGNATURES = {
     "run_operations": [ctypes.c_char_p, _LONG, _INT],
@@ -69,7 +70,7 @@ def open_library(path: Path) -> ctypes.CDLL:
 def _built(compiler: str) -> Path:
     """A build of the current source for this processor; made now unless an earlier start left it."""
     name = f"kernels-{_fingerprint(compiler)}.so"
-    folder = _private_folder()
+    folder = _folder()
     if (folder / name).exists():
         return folder / name
     prebuilt.compile_into(folder / name, compiler=compiler, march=_MARCH)
@@ -94,11 +95,21 @@ def _fingerprint(compiler: str) -> str:
     return digest.hexdigest()[:24]
 
 
-def _private_folder() -> Path:
-    """A folder that only this user can write: what is loaded from it runs in the engine."""
+def _folder() -> Path:
+    """Where builds are kept: with Python's compiled modules, which processes with temporary folders of their own share;
+    among the temporary files where that is not for this user alone to write. What is loaded runs in the engine."""
+    if os.access(_PACKAGE, os.W_OK) and _is_written_by_us_alone(_PACKAGE):
+        beside = _PACKAGE / "__pycache__"
+        beside.mkdir(exist_ok=True)
+        if _is_written_by_us_alone(beside):
+            return beside
     folder = Path(tempfile.gettempdir()) / f"textgen-endpoint-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+    if not _is_written_by_us_alone(folder):
         raise Unavailable(f"{folder} is not a private folder of this user")
     return folder
+
+
+def _is_written_by_us_alone(folder: Path) -> bool:
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
