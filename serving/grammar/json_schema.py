@@ -44,7 +44,7 @@ def check_schema(schema: JSON) -> None:
     if not isinstance(schema, dict | bool):
         raise _refusal(f"a JSON schema is an object, got {type(schema).__name__}")
     num_schemas = num_members = num_properties = num_patterns = 0
-    multiples: list[Fraction] = []
+    multiples: set[Fraction] = set()
     for depth, node in _walk(schema):
         num_schemas += 1
         _require(depth <= MAX_DEPTH, f"the schema is nested deeper than {MAX_DEPTH} levels")
@@ -109,16 +109,20 @@ def _check_bounds(node: dict[str, JSON]) -> None:
             raise _refusal(f"`pattern` has {len(pattern)} characters, must have at most {MAX_PATTERN_CHARS}")
 
 
-def _check_multiple(node: dict[str, JSON], multiples: list[Fraction]) -> None:
-    """The automaton of `multipleOf` has a state per remainder, and an intersection the common multiple of all."""
+def _check_multiple(node: dict[str, JSON], multiples: set[Fraction]) -> None:
+    """The automaton of `multipleOf` has a state per remainder, and an intersection the common multiple of all. Those before
+    are in `multiples`; few different ones have a small common multiple."""
     value = node.get("multipleOf")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     if not 0 < value <= MAX_COMMON_MULTIPLE:
         raise _refusal(f"`multipleOf` is {value}, must be above 0 and at most {MAX_COMMON_MULTIPLE}")
-    multiples.append(Fraction(Decimal(str(value))))
-    scale = math.lcm(*(multiple.denominator for multiple in multiples))
-    common = math.lcm(*(int(multiple * scale) for multiple in multiples))
+    multiple = Fraction(Decimal(str(value)))
+    if multiple in multiples:
+        return
+    multiples.add(multiple)
+    scale = math.lcm(*(each.denominator for each in multiples))
+    common = math.lcm(*(int(each * scale) for each in multiples))
     _require(
         common <= MAX_COMMON_MULTIPLE and scale <= 10**12,
         f"the least common multiple of all `multipleOf`, without decimals, is above {MAX_COMMON_MULTIPLE}",
