@@ -135,6 +135,7 @@ class Constraint:
         return "" if error is None else error.decode("utf-8", "replace")
 
     def consume_token(self, token_id: int) -> bool:
+        """A token of the last mask."""
         if self.is_stopped():
             return not self.is_error()
         result = _CommitResult()

@@ -35,12 +35,12 @@ class _RowMatcher:
 
     def up_to_date(self) -> LLMatcher | Constraint:
         """The matcher, after all that was sampled."""
-        matcher = self.matcher
+        matcher, unread = self.matcher, self.unread
         if matcher is None:
             native = self.compiled.native if self.ahead else None
             matcher = self.matcher = self.compiled.new_matcher() if native is None else native.deep_copy()
-        unread = self.unread
-        if len(unread) == 1:
+            matcher.consume_tokens(unread)
+        elif len(unread) == 1:
             matcher.consume_token(unread[0])
         elif unread:
             matcher.consume_tokens(unread)
@@ -52,9 +52,12 @@ class _RowMatcher:
         """Why the last mask is none, after it was computed."""
         matcher = self.matcher
         if isinstance(matcher, Constraint) and matcher.is_stopped():
+            reason = matcher.get_error()
             matcher = self.compiled.new_matcher()
             matcher.consume_tokens(self.read)
             matcher.compute_bitmask()
+            if not matcher.is_error() and not matcher.is_accepting():
+                return readable(reason) or "its masks came to an end before the text did"
         return readable(matcher.get_error()) if matcher is not None and matcher.is_error() else None
 
 

@@ -125,10 +125,15 @@ def _drive(rng: random.Random, compiler: GrammarCompiler, native: GrammarCompile
     compiled = {name: (compiler.compile(GRAMMARS[name]), native.compile(GRAMMARS[name])) for name in GRAMMARS}
     num_ahead = 0
     for step in range(60):
-        for row in [row for row in running if rng.random() < 0.02]:
+        for row in [row for row in running if rng.random() < 0.06]:
+            name, written = running[row]
             expected.release(row)
             found.release(row)
-            del running[row]
+            if rng.random() < 0.3:
+                del running[row]
+            else:  # preempted
+                expected.begin(row, compiled[name][0], written)
+                found.begin(row, compiled[name][1], written)
         while len(running) < 3 or (rng.random() < 0.1 and len(running) < 8):
             row = next(number for number in range(20) if number not in running)
             name = rng.choice(list(GRAMMARS))
@@ -149,6 +154,7 @@ def _drive(rng: random.Random, compiler: GrammarCompiler, native: GrammarCompile
         expected.note(rows, token_ids)
         found.note([*free, *rows], [400 for _ in free] + token_ids)
         for row, token_id in zip(rows, token_ids, strict=True):
+            running[row][1].append(token_id)
             if token_id in EOS or row in reference.failures:
                 expected.release(row)
                 found.release(row)
