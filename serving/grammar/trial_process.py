@@ -126,18 +126,18 @@ class _Fork:
         ordinary, before_s = False, _processor_s(self._pid)
         try:
             write_frame(self._input, payload)
-            answer = self._watch(source_fd, before_s)
-            used_s = _processor_s(self._pid)
-            grown_bytes = _size_bytes(self._pid) - self._first_bytes
-            ordinary = (
-                used_s - before_s < _ORDINARY_S
-                and used_s < self._limit_s
-                and grown_bytes < _MOST_GROWTH_BYTES
-            )
+            answer, finished = self._watch(source_fd, before_s)
+            ordinary = finished and self._is_fresh(before_s)
         finally:
             if not ordinary:
                 self._end()
         return answer
+
+    def _is_fresh(self, before_s: float) -> bool:
+        """May it try another, after one that it began with `before_s` of processor time?"""
+        used_s = _processor_s(self._pid)
+        grown_bytes = _size_bytes(self._pid) - self._first_bytes
+        return used_s - before_s < _ORDINARY_S and used_s < self._limit_s and grown_bytes < _MOST_GROWTH_BYTES
 
     def _end(self) -> None:
         """Nothing of it is left then."""
@@ -150,25 +150,27 @@ class _Fork:
         except BrokenPipeError:
             return  # what it did not read any more
 
-    def _watch(self, source_fd: int, before_s: float) -> Answer:
+    def _watch(self, source_fd: int, before_s: float) -> tuple[Answer, bool]:
+        """The answer, and whether the fork itself gave it and waits for the next grammar."""
         deadline_s = time.monotonic() + self._timeout_s
         while True:
             used_s = _processor_s(self._pid) - before_s
             if used_s >= self._limit_s:
-                return _refused(f"compiling it takes longer than {self._limit_s:.2g} s of processor time")
+                problem = f"compiling it takes longer than {self._limit_s:.2g} s of processor time"
+                return _refused(problem), False
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
-                return _overloaded(self._timeout_s)
+                return _overloaded(self._timeout_s), False
             # It has one thread: its processor time cannot pass faster than the clock.
             wait_s = max(_LEAST_CHECK_S, min(self._limit_s - used_s, left_s))
             ready, _, _ = select.select([self._output, source_fd], [], [], wait_s)
             if self._output in ready:
                 payload = os.read(self._output, 65536)
                 if payload:
-                    return msgspec.msgpack.decode(payload, type=Answer)
-                return _refused("compiling it takes too much memory or time")
+                    return msgspec.msgpack.decode(payload, type=Answer), True
+                return _refused("compiling it takes too much memory or time"), False
             if source_fd in ready:
-                return _overloaded(self._timeout_s)
+                return _overloaded(self._timeout_s), False
 
 
 def _try_and_leave(

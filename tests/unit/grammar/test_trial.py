@@ -79,10 +79,10 @@ def test_what_is_let_through_is_cheap_in_every_step(
 
 
 def test_a_compilation_that_takes_too_long_is_killed_and_the_next_one_served(tokenizer: Tokenizer) -> None:
-    trial = TrialProcesses(_setting(tokenizer, 0.2))
+    trial = TrialProcesses(_setting(tokenizer, 1.0))
     try:
         with pytest.raises(
-            (InvalidRequest, Overloaded), match=r"longer than 0.1 s of processor time|too busy"
+            (InvalidRequest, Overloaded), match=r"longer than 0.5 s of processor time|too busy"
         ):
             trial.check(next(iter(SLOW.values())))
         trial.check(Grammar(kind="regex", source="[0-9]+"))
@@ -114,11 +114,25 @@ def test_a_trial_that_is_given_up_leaves_its_process_to_the_next(
     assert not any(process.is_running() for process in started)
 
 
+def test_a_verdict_is_never_that_of_a_trial_given_up_before(tokenizer: Tokenizer) -> None:
+    trial = TrialProcesses(_setting(tokenizer, 60.0))
+    try:
+        for _ in range(3):
+            trial.check(regex("[0-9]+"))
+            unfinished = trial.check(next(iter(SLOW.values())), within_s=0.0)
+            assert unfinished is not None
+            unfinished.give_up()
+            with pytest.raises(InvalidRequest, match="nothing matches"):
+                trial.check(REFUSED["self reference"])
+    finally:
+        trial.close()
+
+
 def test_ordinary_grammars_share_a_fork_and_the_one_after_a_slow_one_has_another(
     tokenizer: Tokenizer,
 ) -> None:
     before = _children()
-    trial = TrialProcesses(_setting(tokenizer, 0.2))
+    trial = TrialProcesses(_setting(tokenizer, 1.0))
 
     def forks() -> set[psutil.Process]:
         return {fork for process in _children() - before for fork in process.children()}
