@@ -114,7 +114,8 @@ class Comparison:
                 contender.start_s = stable.start_s(turn.entry.label)
         except EngineFailed as error:
             stable.drop(turn.entry.label)
-            contender.absent = f"it failed: {error}"
+            # A record is for everybody: what failed, not where on this machine. All of it is on the screen.
+            contender.absent = f"it failed: {(str(error).strip() or type(error).__name__).splitlines()[-1]}"
             self._console.print(f"[red]{turn.entry.label} is out:[/] {escape(str(error))}", highlight=False)
             return
         self.record.runs.append(run)
