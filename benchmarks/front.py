@@ -158,11 +158,30 @@ def measure_streams(
             # All at once, streams at a pace would be catching up for as long as they are looked at.
             opening_s=options.seconds / 4 if tokens_per_s else 0.0,
         )
-        window = client.run(one.cpu_s)
+        if options.ping:
+            with pinged(one.port) as pings:
+                window = client.run(one.cpu_s)
+        else:
+            pings = []
+            window = client.run(one.cpu_s)
     pace = f"{tokens_per_s:g} tokens/s each" if tokens_per_s else "as fast as they go"
-    return Measured(
-        part="streams", what=f"{options.streams} x {route}, {pace}", values=_stream_values(window)
-    )
+    values = _stream_values(window) | _quantiles("ping", pings)
+    return Measured(part="streams", what=f"{options.streams} x {route}, {pace}", values=values)
+
+
+@contextmanager
+def pinged(port: int) -> Iterator[list[float]]:
+    """Seconds that `/ping` took meanwhile, again and again; they are there afterwards."""
+    command = [sys.executable, "-m", "benchmarks.pinger", str(port)]
+    pinger = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pings: list[float] = []
+    try:
+        yield pings
+    finally:
+        output, _ = pinger.communicate()
+    if pinger.returncode:
+        raise SystemExit("/ping did not answer 200 throughout")
+    pings += json.loads(output)
 
 
 def _stream_values(window: Window) -> dict[str, float]:
@@ -227,20 +246,11 @@ def measure_requests(seconds: float = 2.0) -> Iterator[Measured]:
 def measure_tokenizing(seconds: float = 4.0) -> Measured:
     """`/ping` beside four clients that send one long prompt after the other."""
     body = {"inputs": LONG_PROMPT, "parameters": {"max_new_tokens": 1}}
-    with front(0.0, max_concurrent_requests=64) as one:
-        pinger = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.pinger", str(one.port)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    with front(0.0, max_concurrent_requests=64) as one, pinged(one.port) as pings:
         taken_s = request_times(
             one.port, request_bytes("/generate", body), num_connections=4, seconds=seconds
         )
-        pings, _ = pinger.communicate()
-        if pinger.returncode:
-            raise SystemExit("/ping did not answer 200 throughout")
-    values = _quantiles("ping", json.loads(pings)) | _quantiles("request", taken_s)
+    values = _quantiles("ping", pings) | _quantiles("request", taken_s)
     return Measured(part="tokenizing", what=f"4 x /generate of {len(LONG_PROMPT)} characters", values=values)
 
 
@@ -280,6 +290,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--streams", type=int, default=256)
     parser.add_argument("--tokens-per-s", type=float, default=40.0, help="per stream, of the paced run")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of a paced run")
+    parser.add_argument("--ping", action="store_true", help="ask /ping beside the streams")
     parser.add_argument("--burst-tokens", type=int, default=600, help="per stream, of the run without pause")
     parser.add_argument("--workers", type=int, default=1, help="gunicorn workers")
     parser.add_argument(
