@@ -94,7 +94,7 @@ class RowMatchers:
         """The tokens, by step and row of the batch ahead, that are not in its rows' `read` yet."""
         self._noted_rows: list[int] = []
         self._noted_places: list[int] = []
-        """Where the rows of the batch ahead are among those that were last noted; empty: not all are there."""
+        """Where those that were last noted have grammars, if that is the batch ahead; else empty."""
 
     def begin(self, row: int, compiled: CompiledGrammar, output_token_ids: list[int]) -> None:
         """A row starts, or resumes with what it has put out so far."""
@@ -180,9 +180,8 @@ class RowMatchers:
 
     def _places_in(self, rows: list[int], ahead: MasksAhead) -> list[int]:
         if rows != self._noted_rows:
-            places = {row: place for place, row in enumerate(rows)}
-            complete = all(row in places for row in ahead.rows)
-            self._noted_places = [places[row] for row in ahead.rows] if complete else []
+            places = [place for place, row in enumerate(rows) if row in self._rows]
+            self._noted_places = places if [rows[place] for place in places] == ahead.rows else []
             self._noted_rows = list(rows)
         return self._noted_places
 
