@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -158,11 +158,7 @@ def measure_streams(
             # All at once, streams at a pace would be catching up for as long as they are looked at.
             opening_s=options.seconds / 4 if tokens_per_s else 0.0,
         )
-        if options.ping:
-            with pinged(one.port) as pings:
-                window = client.run(one.cpu_s)
-        else:
-            pings = []
+        with pinged(one.port) if options.ping else nullcontext([]) as pings:
             window = client.run(one.cpu_s)
     pace = f"{tokens_per_s:g} tokens/s each" if tokens_per_s else "as fast as they go"
     values = _stream_values(window) | _quantiles("ping", pings)

@@ -14,9 +14,8 @@ WAIT_S = 10.0
 
 def test_a_thread_is_reminded_while_it_is_entered_and_keeps_its_niceness() -> None:
     def work() -> tuple[int, bool, bool]:
-        signal.pthread_sigmask(
-            signal.SIG_BLOCK, {signal.SIGRTMIN}
-        )  # what would have it yield can be waited for
+        # Blocked, what would have it yield can be waited for.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGRTMIN})
         turns = ShortTurns(os.getpriority(os.PRIO_PROCESS, 0) + 1, turn_s=0.0005)
         with turns:
             reminded = all(signal.sigtimedwait({signal.SIGRTMIN}, WAIT_S) is not None for _ in range(3))
