@@ -33,8 +33,7 @@ class TrialProcesses:
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._idle: list[_Process] = []
-        self._spare: _Process | None = None
-        self._started = False
+        self._has_spare = False
 
     def check(self, grammar: Grammar, *, within_s: float | None = None) -> Unfinished | None:
         """None when `grammar` compiles, or what goes on when that is not known `within_s` (by default: the limit).
@@ -54,28 +53,25 @@ class TrialProcesses:
         """Kill the idle processes. Those that work end with their `Unfinished`."""
         while self._idle:
             self._idle.pop().kill()
-        if self._spare is not None:
-            self._spare.kill()
-            self._spare = None
 
     def _take(self) -> _Process:
         try:
-            return self._idle.pop()
+            process = self._idle.pop()
         except IndexError:
-            process, self._spare = self._spare, None
-        if process is None:
             process = self._start()
-        if process.receive(time.monotonic() + _START_S) is None:
+        if not process.await_start(time.monotonic() + _START_S):
             process.kill()
             raise GenerationFailed("grammars cannot be compiled now: their process did not start")
-        if not self._started:
-            self._started = True
-            self._spare = self._start()
-            self._spare.be_nice(_SPARE_NICENESS)
+        if not self._has_spare:
+            self._has_spare = True
+            with contextlib.suppress(GenerationFailed):  # whoever needs it is told
+                spare = self._start()
+                spare.be_nice(_SPARE_NICENESS)
+                self._idle.append(spare)
         return process
 
     def _start(self) -> _Process:
-        """It is ready with its first answer."""
+        """It may be taken before it is ready."""
         try:
             process = _Process()
         except OSError as error:
@@ -137,10 +133,16 @@ class _Process:
             raise RuntimeError("the process that tries grammars has no pipes")
         self._input, self._output = self._popen.stdin, self._popen.stdout
         self._received = b""
+        self._ready = False
 
     @property
     def ended(self) -> bool:
         return self._popen.poll() is not None
+
+    def await_start(self, deadline_s: float) -> bool:
+        """Its first answer says that it is ready. False when it ends, or the time does."""
+        self._ready = self._ready or self.receive(deadline_s) is not None
+        return self._ready
 
     def be_nice(self, niceness: int) -> None:
         with contextlib.suppress(OSError):  # it is less nice to others then, or has ended
