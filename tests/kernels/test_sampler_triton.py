@@ -37,7 +37,7 @@ found = {str(case): sampler_cases.run(case, "cpu") for case in cases}
 json.dump({"differences": found, "score": sampler_cases.worst_score(5003, "cpu")}, sys.stdout)
 """
 _INTEGERS = {
-    "params": "*i64", "bits": "*i32", "best_id": "*i32", "ties": "*i64", "ids": "*i64", "packed": "*i64",
+    "lines": "*i64", "bits": "*i32", "best_id": "*i32", "ties": "*i64", "ids": "*i64", "packed": "*i64",
     "num_found": "*i32", "top_ids": "*i64", "targets": "*i64", "keys": "*i64", "keys_out": "*i64", "found": "*i64",
     "kept_key": "*i64", "limits": "*i64", "least": "*i64", "top_k_key": "*i64", "top_p_key": "*i64", "last_key": "*i64",
 }  # fmt: skip

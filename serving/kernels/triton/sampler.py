@@ -42,39 +42,39 @@ def _value_of(key):
 
 
 @triton.jit
-def _real(params, row, COLUMN: tl.constexpr):
-    return tl.load(params + row * 9 + COLUMN).to(tl.float64, bitcast=True)
+def _real(lines, row, COLUMN: tl.constexpr):
+    return tl.load(lines + row * 9 + COLUMN).to(tl.float64, bitcast=True)
 
 
 @triton.jit
 def _load_logits(
-    logits, params, bits, row, tokens, stride, vocab_size, num_words, RAW_ROW: tl.constexpr, HAS_MASK: tl.constexpr
+    logits, lines, bits, row, tokens, stride, vocab_size, num_words, RAW_ROW: tl.constexpr, HAS_MASK: tl.constexpr
 ):  # fmt: skip
     """Logits as they came, or masked and divided by the temperature; -inf beyond the vocabulary."""
     there = tokens < vocab_size
     values = tl.load(logits + row * stride + tokens, mask=there, other=float("-inf")).to(tl.float32)
     if not RAW_ROW:
         if HAS_MASK:
-            mask = tl.load(params + row * 9 + 7)
+            mask = tl.load(lines + row * 9 + 7)
             covered = there & (tokens < num_words * 32)
             words = tl.load(bits + mask * num_words + tokens // 32, mask=covered & (mask >= 0), other=0)
             permitted = ((words >> (tokens % 32).to(tl.int32)) & 1) != 0
             values = tl.where(permitted | (mask < 0), values, float("-inf"))
-        temperature = _real(params, row, 0).to(tl.float32)
+        temperature = _real(lines, row, 0).to(tl.float32)
         values = tl.div_rn(values, tl.where(temperature > 0.0, temperature, 1.0) + tl.zeros_like(values))
     return values
 
 
 @triton.jit(do_not_specialize=["num_words"])
 def peaks_kernel(
-    best, best_id, total, raw_best, raw_total, logits, params, bits, stride, vocab_size, num_words, num_tiles,
+    best, best_id, total, raw_best, raw_total, logits, lines, bits, stride, vocab_size, num_words, num_tiles,
     TILE: tl.constexpr, HAS_MASK: tl.constexpr, WANTS_RAW: tl.constexpr,
 ):  # fmt: skip
     """Per tile: the highest logit, its first id, and the sum of exponentials relative to it. Grid (R, tiles)."""
     row = tl.program_id(0).to(tl.int64)
     tile = tl.program_id(1)
     tokens = tile * TILE + tl.arange(0, TILE)
-    values = _load_logits(logits, params, bits, row, tokens, stride, vocab_size, num_words, False, HAS_MASK)
+    values = _load_logits(logits, lines, bits, row, tokens, stride, vocab_size, num_words, False, HAS_MASK)
     highest = tl.max(values, axis=0)
     shift = tl.where(highest == float("-inf"), 0.0, highest)
     place = row * num_tiles + tile
@@ -82,9 +82,7 @@ def peaks_kernel(
     tl.store(best_id + place, tile * TILE + tl.argmax(values, axis=0))
     tl.store(total + place, tl.sum(tl.exp(values - shift), axis=0))
     if WANTS_RAW:
-        values = _load_logits(
-            logits, params, bits, row, tokens, stride, vocab_size, num_words, True, HAS_MASK
-        )
+        values = _load_logits(logits, lines, bits, row, tokens, stride, vocab_size, num_words, True, HAS_MASK)
         highest = tl.max(values, axis=0)
         shift = tl.where(highest == float("-inf"), 0.0, highest)
         tl.store(raw_best + place, highest)
@@ -111,23 +109,23 @@ def _sums_over_tiles(partials, row, num_tiles, TILES_PADDED: tl.constexpr, FAN: 
 
 
 @triton.jit
-def _target(params, whole, row, MODE: tl.constexpr):
+def _target(lines, whole, row, MODE: tl.constexpr):
     """What tokens from the searched key on have to reach; 0: the row does not ask."""
-    temperature = _real(params, row, 0)
+    temperature = _real(lines, row, 0)
     if MODE == 0:
-        return tl.where(temperature > 0.0, tl.load(params + row * 9 + 3), 0).to(tl.float64)
+        return tl.where(temperature > 0.0, tl.load(lines + row * 9 + 3), 0).to(tl.float64)
     if MODE == 1:
-        share = _real(params, row, 1)
+        share = _real(lines, row, 1)
         return tl.where((temperature > 0.0) & (share < 1.0), share * whole, 0.0)
-    return tl.load(params + row * 9 + 8).to(tl.float64)
+    return tl.load(lines + row * 9 + 8).to(tl.float64)
 
 
 @triton.jit
-def _narrowed(partials, key, whole, params, row, num_tiles, shift,
+def _narrowed(partials, key, whole, lines, row, num_tiles, shift,
               MODE: tl.constexpr, TILES_PADDED: tl.constexpr, FAN: tl.constexpr):  # fmt: skip
     """The last of the tried keys at which the target is reached."""
     sums = _sums_over_tiles(partials, row, num_tiles, TILES_PADDED, FAN)
-    reached = (sums >= _target(params, whole, row, MODE)).to(tl.int64)
+    reached = (sums >= _target(lines, whole, row, MODE)).to(tl.int64)
     step = tl.full([1], 1, tl.int64) << shift
     return key + tl.max(tl.maximum(tl.sum(reached, axis=0) - 1, 0) * step, axis=0)
 
@@ -135,7 +133,7 @@ def _narrowed(partials, key, whole, params, row, num_tiles, shift,
 @triton.jit(do_not_specialize=["num_words", "shift", "shift_before"])
 def search_kernel(
     partials_out, keys_out, whole, partials, keys, best, kept_key, limits,
-    logits, params, bits, stride, vocab_size, num_words, num_tiles, shift, shift_before,
+    logits, lines, bits, stride, vocab_size, num_words, num_tiles, shift, shift_before,
     MODE: tl.constexpr, LEVEL: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr, FAN: tl.constexpr,
     TILES_PADDED: tl.constexpr, HAS_MASK: tl.constexpr, WANTS_RAW: tl.constexpr,
 ):  # fmt: skip
@@ -158,19 +156,19 @@ def search_kernel(
                 mass_of_all = tl.load(whole + row)
         first = tl.load(keys + row)
         key = _narrowed(
-            partials, first, mass_of_all, params, row, num_tiles, shift_before, MODE, TILES_PADDED, FAN
+            partials, first, mass_of_all, lines, row, num_tiles, shift_before, MODE, TILES_PADDED, FAN
         )
     if tile == 0:
         tl.store(keys_out + row, key)
     place = (row * num_tiles + tile) * FAN
-    asks = _target(params, tl.full([], 1.0, tl.float64), row, MODE) > 0.0
+    asks = _target(lines, tl.full([], 1.0, tl.float64), row, MODE) > 0.0
     if not asks:
         return
     tried = key + (fan.to(tl.int64) << shift)
     highest = _row_best(best, row, num_tiles, TILES_PADDED).to(tl.float64)
     sums = tl.zeros([CHUNK, FAN], tl.float64)
     least = tl.zeros([], tl.int64)
-    raw = tl.load(params + row * 9 + 6) != 0
+    raw = tl.load(lines + row * 9 + 6) != 0
     if MODE == 1:
         least = tl.load(kept_key + row)
     if MODE == 2:
@@ -178,11 +176,11 @@ def search_kernel(
     for start in range(0, TILE, CHUNK):
         tokens = tile * TILE + start + tl.arange(0, CHUNK)
         values = _load_logits(
-            logits, params, bits, row, tokens, stride, vocab_size, num_words, False, HAS_MASK
+            logits, lines, bits, row, tokens, stride, vocab_size, num_words, False, HAS_MASK
         )
         if MODE == 2 and WANTS_RAW:
             own = _load_logits(
-                logits, params, bits, row, tokens, stride, vocab_size, num_words, True, HAS_MASK
+                logits, lines, bits, row, tokens, stride, vocab_size, num_words, True, HAS_MASK
             )
             values = tl.where(raw, own, values)
         found = _key_of(values)
@@ -197,7 +195,7 @@ def search_kernel(
 
 @triton.jit
 def finish_kernel(
-    found, partials, keys, whole, params, num_tiles,
+    found, partials, keys, whole, lines, num_tiles,
     MODE: tl.constexpr, FAN: tl.constexpr, TILES_PADDED: tl.constexpr,
 ):  # fmt: skip
     """The key that the last level leaves, 0 where the row does not ask. Grid (R,)."""
@@ -205,41 +203,41 @@ def finish_kernel(
     mass_of_all = tl.zeros([], tl.float64)
     if MODE == 1:
         mass_of_all = tl.load(whole + row)
-    asks = _target(params, tl.full([], 1.0, tl.float64), row, MODE) > 0.0
+    asks = _target(lines, tl.full([], 1.0, tl.float64), row, MODE) > 0.0
     key = tl.zeros([], tl.int64)
     if asks:
         first = tl.load(keys + row)
-        key = _narrowed(partials, first, mass_of_all, params, row, num_tiles, 0, MODE, TILES_PADDED, FAN)
+        key = _narrowed(partials, first, mass_of_all, lines, row, num_tiles, 0, MODE, TILES_PADDED, FAN)
     tl.store(found + row, key)
 
 
 @triton.jit
-def _least_key(top_k_key, top_p_key, params, highest, row):
+def _least_key(top_k_key, top_p_key, lines, highest, row):
     """Lower keys are filtered out; the key of top-p itself may be cut among its equals."""
-    floor = highest.to(tl.float64) + _real(params, row, 2)
+    floor = highest.to(tl.float64) + _real(lines, row, 2)
     # The first float that is not below the floor.
     narrow = floor.to(tl.float32)
     key = _key_of(narrow) + (narrow.to(tl.float64) < floor).to(tl.int64)
-    key = tl.where((narrow == float("-inf")) | (_real(params, row, 0) == 0.0), 0, key)
+    key = tl.where((narrow == float("-inf")) | (_real(lines, row, 0) == 0.0), 0, key)
     return tl.maximum(tl.maximum(tl.load(top_k_key + row), tl.load(top_p_key + row)), key)
 
 
 @triton.jit(do_not_specialize=["num_words"])
 def mass_kernel(
-    mass, ties, least, best, top_k_key, top_p_key, logits, params, bits, stride, vocab_size, num_words, num_tiles,
+    mass, ties, least, best, top_k_key, top_p_key, logits, lines, bits, stride, vocab_size, num_words, num_tiles,
     TILE: tl.constexpr, TILES_PADDED: tl.constexpr, HAS_MASK: tl.constexpr,
 ):  # fmt: skip
     """Per tile: the mass that filters leave, tokens with top-p's own key apart, and their number. Grid (R, tiles)."""
     row = tl.program_id(0).to(tl.int64)
     tile = tl.program_id(1)
     highest = _row_best(best, row, num_tiles, TILES_PADDED)
-    key = _least_key(top_k_key, top_p_key, params, highest, row)
+    key = _least_key(top_k_key, top_p_key, lines, highest, row)
     if tile == 0:
         tl.store(least + row, key)
-    if _real(params, row, 0) == 0.0:
+    if _real(lines, row, 0) == 0.0:
         return
     tokens = tile * TILE + tl.arange(0, TILE)
-    values = _load_logits(logits, params, bits, row, tokens, stride, vocab_size, num_words, False, HAS_MASK)
+    values = _load_logits(logits, lines, bits, row, tokens, stride, vocab_size, num_words, False, HAS_MASK)
     found = _key_of(values)
     there = (values > float("-inf")) & (found >= key)
     tied = there & (found == tl.load(top_p_key + row))
@@ -257,11 +255,11 @@ def _mixed(x):
 
 
 @triton.jit
-def _uniform(params, row):
+def _uniform(lines, row):
     """The twin is serving.sampling.uniform, with the purpose SAMPLE."""
     at = tl.arange(0, 1)
-    seed = tl.load(params + row * 9 + 4 + at).to(tl.uint64, bitcast=True)
-    position = tl.load(params + row * 9 + 5 + at).to(tl.uint64, bitcast=True)
+    seed = tl.load(lines + row * 9 + 4 + at).to(tl.uint64, bitcast=True)
+    position = tl.load(lines + row * 9 + 5 + at).to(tl.uint64, bitcast=True)
     state = _mixed(seed + 0x9E3779B97F4A7C15)
     state = _mixed((state ^ position) + 0x9E3779B97F4A7C15)
     state = _mixed(state + 0x9E3779B97F4A7C15)
@@ -269,7 +267,7 @@ def _uniform(params, row):
 
 
 @triton.jit
-def _tied_left(mass, ties, whole, top_p_key, params, highest, row, num_tiles, TILES_PADDED: tl.constexpr):
+def _tied_left(mass, ties, whole, top_p_key, lines, highest, row, num_tiles, TILES_PADDED: tl.constexpr):
     """How many tokens with top-p's own key stay, the first ones in id order, and what each weighs."""
     tiles = tl.arange(0, TILES_PADDED)
     place = row * num_tiles + tiles
@@ -277,34 +275,34 @@ def _tied_left(mass, ties, whole, top_p_key, params, highest, row, num_tiles, TI
     key = tl.load(top_p_key + row)
     weight = tl.exp(_value_of(key).to(tl.float64) - highest.to(tl.float64))
     weight = tl.where(key > 0, weight, 0.0)
-    missing = _real(params, row, 1) * tl.load(whole + row) - above
+    missing = _real(lines, row, 1) * tl.load(whole + row) - above
     count = tl.ceil(missing / tl.where(weight > 0.0, weight, 1.0))
     return tl.where(key > 0, tl.maximum(count, 1.0), 0.0), weight
 
 
 @triton.jit
 def _drawn(
-    mass, ties, least, whole, top_p_key, logits, params, bits, highest, row, stride, vocab_size, num_words, num_tiles,
+    mass, ties, least, whole, top_p_key, logits, lines, bits, highest, row, stride, vocab_size, num_words, num_tiles,
     TILE: tl.constexpr, TILES_PADDED: tl.constexpr, HAS_MASK: tl.constexpr,
 ):  # fmt: skip
     """Inverse CDF, in id order: the tile first, then the token in it. Also what `_tied_left` counts, and the mass of all."""
     tiles = tl.arange(0, TILES_PADDED)
     there = tiles < num_tiles
     place = row * num_tiles + tiles
-    left, weight = _tied_left(mass, ties, whole, top_p_key, params, highest, row, num_tiles, TILES_PADDED)
+    left, weight = _tied_left(mass, ties, whole, top_p_key, lines, highest, row, num_tiles, TILES_PADDED)
     tied = tl.load(ties + place, mask=there, other=0).to(tl.float64)
     tied_before = tl.cumsum(tied, axis=0) - tied
     tied_here = tl.minimum(tl.maximum(left - tied_before, 0.0), tied)
     masses = tl.load(mass + place, mask=there, other=0.0) + tied_here * weight
     reached = tl.cumsum(masses, axis=0)
     mass_left = tl.sum(masses, axis=0)
-    target = _uniform(params, row) * mass_left
+    target = _uniform(lines, row) * mass_left
     last = tl.max(tl.where(masses > 0.0, tiles, 0), axis=0)
     tile = tl.minimum(tl.sum((there & (reached <= target)).to(tl.int32), axis=0), last)
     start = tl.sum(tl.where(tiles == tile, reached - masses, 0.0), axis=0)
     first_tie = tl.sum(tl.where(tiles == tile, tied_before, 0.0), axis=0)
     tokens = tile * TILE + tl.arange(0, TILE)
-    values = _load_logits(logits, params, bits, row, tokens, stride, vocab_size, num_words, False, HAS_MASK)
+    values = _load_logits(logits, lines, bits, row, tokens, stride, vocab_size, num_words, False, HAS_MASK)
     found = _key_of(values)
     keep = (values > float("-inf")) & (found >= tl.load(least + row))
     equal = keep & (found == tl.load(top_p_key + row))
@@ -319,7 +317,7 @@ def _drawn(
 @triton.jit(do_not_specialize=["num_words"])
 def draw_kernel(
     ids, logprobs, normalizers, tied_left, best, best_id, total, raw_best, raw_total, mass, ties, least, whole, top_p_key,
-    logits, params, bits, stride, vocab_size, num_words, num_tiles,
+    logits, lines, bits, stride, vocab_size, num_words, num_tiles,
     TILE: tl.constexpr, TILES_PADDED: tl.constexpr, HAS_MASK: tl.constexpr, WANTS_RAW: tl.constexpr, DRAWS: tl.constexpr,
 ):  # fmt: skip
     """The token of each row, its log-probability, and what to subtract from other logits for theirs. Grid (R,)."""
@@ -335,26 +333,24 @@ def draw_kernel(
     sum_of_all = tl.sum(tl.where(totals > 0.0, totals * tl.exp(bests.to(tl.float64) - highest), 0.0), axis=0)
     if DRAWS:
         drawn, left, mass_left = _drawn(
-            mass, ties, least, whole, top_p_key, logits, params, bits, highest, row, stride, vocab_size, num_words,
+            mass, ties, least, whole, top_p_key, logits, lines, bits, highest, row, stride, vocab_size, num_words,
             num_tiles, TILE, TILES_PADDED, HAS_MASK,
         )  # fmt: skip
-        draws = _real(params, row, 0) > 0.0
+        draws = _real(lines, row, 0) > 0.0
         tl.store(tied_left + row, left)
         chosen = tl.where(draws, drawn, chosen)
         sum_of_all = tl.where(draws, mass_left, sum_of_all)
     at = chosen + tl.arange(0, 1)
-    own = _load_logits(logits, params, bits, row, at, stride, vocab_size, num_words, False, HAS_MASK)
+    own = _load_logits(logits, lines, bits, row, at, stride, vocab_size, num_words, False, HAS_MASK)
     normalizer = highest.to(tl.float64) + tl.log(sum_of_all)
     if WANTS_RAW:
-        raw = tl.load(params + row * 9 + 6) != 0
+        raw = tl.load(lines + row * 9 + 6) != 0
         bests = tl.load(raw_best + place, mask=there, other=float("-inf"))
         totals = tl.load(raw_total + place, mask=there, other=0.0).to(tl.float64)
         highest = tl.max(bests, axis=0).to(tl.float64)
         scaled = tl.where(totals > 0.0, totals * tl.exp(bests.to(tl.float64) - highest), 0.0)
         normalizer = tl.where(raw, highest + tl.log(tl.sum(scaled, axis=0)), normalizer)
-        as_it_came = _load_logits(
-            logits, params, bits, row, at, stride, vocab_size, num_words, True, HAS_MASK
-        )
+        as_it_came = _load_logits(logits, lines, bits, row, at, stride, vocab_size, num_words, True, HAS_MASK)
         own = tl.where(raw, as_it_came, own)
     tl.store(ids + row, chosen)
     logprob = tl.max(own.to(tl.float64), axis=0) - normalizer
@@ -365,7 +361,7 @@ def draw_kernel(
 @triton.jit(do_not_specialize=["num_words"])
 def collect_kernel(
     packed, num_found, best, raw_best, last_key, least, top_p_key, tied_left,
-    logits, params, bits, stride, vocab_size, num_words, num_tiles,
+    logits, lines, bits, stride, vocab_size, num_words, num_tiles,
     TILE: tl.constexpr, CAPACITY: tl.constexpr, HAS_MASK: tl.constexpr, WANTS_RAW: tl.constexpr,
 ):  # fmt: skip
     """Tokens from `last_key` on, in id order, as (inverted key, id) in one integer. Grid (R,).
@@ -379,9 +375,9 @@ def collect_kernel(
     places = tl.arange(0, CAPACITY)
     tl.store(packed + row * CAPACITY + places, tl.full([CAPACITY], 9223372036854775807, tl.int64))
     tl.debug_barrier()  # before others of this program write there
-    raw = tl.load(params + row * 9 + 6) != 0
+    raw = tl.load(lines + row * 9 + 6) != 0
     last = tl.load(last_key + row)
-    asks = tl.load(params + row * 9 + 8) > 0
+    asks = tl.load(lines + row * 9 + 8) > 0
     # The model's own distribution was neither filtered nor cut among equals.
     first = tl.maximum(last, tl.where(raw, 0, tl.load(least + row)))
     cut = tl.where(raw, -1, tl.load(top_p_key + row))
@@ -395,11 +391,11 @@ def collect_kernel(
         if asks and relevant:
             tokens = tile * TILE + tl.arange(0, TILE)
             values = _load_logits(
-                logits, params, bits, row, tokens, stride, vocab_size, num_words, False, HAS_MASK
+                logits, lines, bits, row, tokens, stride, vocab_size, num_words, False, HAS_MASK
             )
             if WANTS_RAW:
                 own = _load_logits(
-                    logits, params, bits, row, tokens, stride, vocab_size, num_words, True, HAS_MASK
+                    logits, lines, bits, row, tokens, stride, vocab_size, num_words, True, HAS_MASK
                 )
                 values = tl.where(raw, own, values)
             key = _key_of(values)
