@@ -4,8 +4,9 @@
     python3 -m benchmarks.gpu.vllm_parts unpack PARTS SITE    # on the GPU machine: then PYTHONPATH=SITE
 
 Not yet run on a GPU. What is left out of the wheel: FlashAttention 2 (compute capability 9.0 takes FlashAttention 3), the
-Rust front end, CUTLASS headers, extensions for other Pythons. What is left out of the dependencies is imported only behind a
-guard: kernels for other GPUs, media decoders, the compiler that the machine has. Needs pip, nothing else.
+Rust front end, the kernels of mixtures of experts, CUTLASS headers, extensions for other Pythons. What is left out of the
+dependencies is imported only behind a guard: kernels for other GPUs, media decoders, exporters of traces, the compiler that
+the machine has. Needs pip, nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import lzma
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -22,7 +24,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 VLLM = "vllm==0.26.0"
-PART_BYTES = 55 * 2**20
+PART_BYTES = 40 * 2**20
+_WHEELS = "wheels"
 _PLATFORMS = (
     *(f"manylinux_2_{minor}_x86_64" for minor in (31, 28, 27, 24, 17, 12, 5)),
     "manylinux2014_x86_64",
@@ -31,6 +34,7 @@ _PLATFORMS = (
 _LEFT_OUT = (
     "vllm/vllm_flash_attn/_vllm_fa2_C.abi3.so",
     "vllm/vllm-rs",
+    "vllm/_moe_C_stable_libtorch.abi3.so",
     "vllm/third_party/*/include/*",
     "vllm/third_party/deep_gemm/_C.cpython-310*",
     "vllm/third_party/deep_gemm/_C.cpython-311*",
@@ -41,49 +45,43 @@ _NEEDS = Path(__file__).with_name("vllm_needs.txt")
 
 
 def pack(parts: Path, python_version: str) -> None:
-    """Writes `vllm.tar.xz.00`, `.01`, … and a folder `wheels`. Raises `subprocess.CalledProcessError`."""
+    """Writes `vllm.tar.xz.00`, `.01`, …, the wheels of the dependencies included. Raises `subprocess.CalledProcessError`."""
     parts.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        _download([VLLM], Path(folder), python_version)
-        [wheel] = Path(folder).glob("vllm-*.whl")
-        archive = Path(folder) / "vllm.tar.xz"
-        _repack(wheel, archive)
+    for old in parts.glob("vllm.tar.xz.*"):
+        old.unlink()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _download(needs(), folder / _WHEELS, python_version)
+        _download([VLLM], folder, python_version)
+        [wheel] = folder.glob("vllm-*.whl")
+        archive = folder / "vllm.tar.xz"
+        _repack(wheel, folder / _WHEELS, archive)
         for index, piece in enumerate(_pieces(archive)):
             (parts / f"vllm.tar.xz.{index:02}").write_bytes(piece)
-    missing = []
-    for name in needs():  # one by one: a missing one is told, and the others are there
-        try:
-            _download([name], parts / "wheels", python_version)
-        except subprocess.CalledProcessError:
-            missing.append(name)
-    print(f"{len(needs()) - len(missing)} wheels; not found: {', '.join(missing) or 'none'}")
+            print(f"{index:02}: {len(piece) / 2**20:.1f} MiB")
 
 
 def unpack(parts: Path, site: Path) -> None:
+    """Raises `tarfile.ReadError` or `lzma.LZMAError` for parts that are not all there."""
     site.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(suffix=".tar.xz") as whole:
-        for part in sorted(parts.glob("vllm.tar.xz.*")):
-            whole.write(part.read_bytes())
-        whole.flush()
-        with tarfile.open(whole.name) as archive:
-            archive.extractall(site, filter="data")
-    wheels = sorted(map(str, (parts / "wheels").glob("*.whl")))
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-index",
-        "--no-deps",
-        "--target",
-        str(site),
-    ]
-    subprocess.run([*pip, *wheels], check=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        whole = folder / "vllm.tar.xz"
+        with whole.open("wb") as file:
+            for part in sorted(parts.glob("vllm.tar.xz.*")):
+                file.write(part.read_bytes())
+        with tarfile.open(whole) as archive:
+            archive.extractall(folder, filter="data")
+        shutil.move(folder / "vllm", site / "vllm")
+        for information in folder.glob("vllm-*.dist-info"):
+            shutil.move(information, site / information.name)
+        wheels = sorted(map(str, (folder / _WHEELS).glob("*.whl")))
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
+        subprocess.run([*pip, "--target", str(site), *wheels], check=True)
 
 
 def needs() -> list[str]:
-    """Packages that travel beside vLLM."""
+    """Packages that travel beside vLLM, with their versions."""
     return [line for line in _NEEDS.read_text().splitlines() if line and not line.startswith("#")]
 
 
@@ -99,7 +97,7 @@ def _download(requirements: Sequence[str], folder: Path, python_version: str) ->
     subprocess.run([*command, *platforms, *requirements], check=True)
 
 
-def _repack(wheel: Path, archive: Path) -> None:
+def _repack(wheel: Path, wheels: Path, archive: Path) -> None:
     with (
         zipfile.ZipFile(wheel) as source,
         lzma.open(archive, "wb", preset=6) as packed,
@@ -112,6 +110,8 @@ def _repack(wheel: Path, archive: Path) -> None:
             member.size, member.mode = info.file_size, 0o755 if info.filename.endswith(".so") else 0o644
             with source.open(info) as content:
                 target.addfile(member, content)
+        for path in sorted(wheels.glob("*.whl")):
+            target.add(path, arcname=f"{wheels.name}/{path.name}")
 
 
 def _pieces(archive: Path) -> Iterator[bytes]:
