@@ -1,20 +1,25 @@
-"""Our engine in process: `python -m benchmarks.gpu.engine SHAPE FOLDER RECORD`."""
+"""Our engine in process: `python -m benchmarks.gpu.engine SHAPE FOLDER RECORD`.
+
+Prefill, decode steps, how long the device waits for the host between them, and with `--mix` nano-vllm's mix.
+"""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
+from benchmarks.gpu.idle import measure_idle
 from benchmarks.gpu.measures import Record, measure_steady, timed
 from benchmarks.gpu.models import SHAPES, write_random_model
 from benchmarks.gpu.options import Options, parse
-from benchmarks.gpu.workloads import Workload, mix
+from benchmarks.gpu.workloads import mix
 from serving import LLM, SamplingParams
 
 _STEP_TOKENS = 8192
 
 
-class _Ours:
+class Ours:
+    """Prompts that were seen before are taken from the prefix cache: a figure of prefill needs new ones."""
+
     def __init__(self, llm: LLM) -> None:
         self._llm = llm
 
@@ -26,34 +31,39 @@ class _Ours:
 
 
 def main() -> None:
+    started_s = time.perf_counter()
     options = parse(__doc__)
     record = Record(options.record)
     timed(record, "write_model_s", lambda: write_random_model(SHAPES[options.shape], options.folder))
-    llm = timed(record, "load_s", lambda: _load(options.folder, options))
-    with llm:
+    with timed(record, "load_s", lambda: load(options)) as llm:
         record.add("kv_tokens", (llm.ready.num_blocks - 1) * llm.ready.block_size)
         record.add("dtype", llm.ready.dtype)
-        measure_steady(_Ours(llm), options.workload, record)
+        record.add("max_step_tokens", llm.ready.max_step_tokens)
+        measure_steady(Ours(llm), options.workload, record, long=True)
         if options.mix:
-            _measure_mix(llm, options.workload, record)
+            _measure_mix(llm, options, record, started_s + options.limit_s)
+        measure_idle(Ours(llm), options.workload, record, on_device=options.device == "cuda")
 
 
-def _load(folder: Path, options: Options) -> LLM:
-    # Every timed prompt must be computed, so nothing is taken from a prefix cache.
+def load(options: Options, *, max_num_seqs: int = 256) -> LLM:
     return LLM(
-        folder,
+        options.folder,
         device=options.device,
         dtype="float32" if options.device == "cpu" else "bfloat16",
-        prefix_caching=False,
         async_scheduling=options.async_scheduling,
         kv_cache_dtype=options.kv_cache_dtype,
+        max_num_seqs=max_num_seqs,
         num_threads=1 if options.device == "cpu" else None,
         max_batch_prefill_tokens=None if options.device == "cpu" else _STEP_TOKENS,
     )
 
 
-def _measure_mix(llm: LLM, workload: Workload, record: Record) -> None:
-    prompts, lengths = mix(workload)
+def run_jobs(
+    llm: LLM, jobs: tuple[list[list[int]], list[int]], record: Record, name: str, *, keep: bool = True
+) -> float:
+    """Output tokens per second of all requests at once, drawn at temperature 0.6 as nano-vllm does. With `keep` what the
+    engine did for them is recorded. Raises `RuntimeError` if a prompt was seen before."""
+    prompts, lengths = jobs
     params = [
         SamplingParams(temperature=0.6, seed=index, max_new_tokens=length, ignore_eos=True)
         for index, length in enumerate(lengths)
@@ -61,11 +71,28 @@ def _measure_mix(llm: LLM, workload: Workload, record: Record) -> None:
     before, started_s = llm.stats(), time.perf_counter()
     llm.generate(prompts, params, progress=False)
     seconds, after = time.perf_counter() - started_s, llm.stats()
-    record.add("mix.s", seconds)
-    record.add("mix.tokens_per_s", sum(lengths) / seconds)
-    record.add("mix.num_steps", after.num_steps - before.num_steps)
-    record.add("mix.worker_s", after.forward_s - before.forward_s)
-    record.add("mix.num_preemptions", after.num_preemptions - before.num_preemptions)
+    if after.num_cached_tokens != before.num_cached_tokens:
+        raise RuntimeError(f"{name}: part of the prompts was in the prefix cache")
+    if after.num_generated_tokens - before.num_generated_tokens != sum(lengths):
+        raise RuntimeError(f"{name}: a sequence ended early")
+    if keep:
+        record.add(f"{name}.s", seconds)
+        record.add(f"{name}.num_steps", after.num_steps - before.num_steps)
+        record.add(f"{name}.worker_s", after.forward_s - before.forward_s)
+        record.add(f"{name}.num_preemptions", after.num_preemptions - before.num_preemptions)
+    return sum(lengths) / seconds
+
+
+def _measure_mix(llm: LLM, options: Options, record: Record, deadline_s: float) -> None:
+    """Repeats have prompts of their own; the first is nano-vllm's. No repeat is begun after the deadline."""
+    rates: list[float] = []
+    for repeat in range(options.workload.repeats):
+        if rates and time.perf_counter() > deadline_s:
+            break
+        prompts, lengths = mix(options.workload)
+        moved = [[(one + repeat) % options.workload.vocab_size for one in prompt] for prompt in prompts]
+        rates.append(run_jobs(llm, (moved, lengths), record, "mix"))
+        record.add_samples("mix.tokens_per_s", rates)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,32 +27,47 @@ class Record:
 
     def add(self, name: str, value: object) -> None:
         self._values[name] = value
-        self._path.write_text(json.dumps(self._values, indent=1, default=str))
+        unfinished = self._path.with_suffix(".part")
+        unfinished.write_text(json.dumps(self._values, indent=1, default=str))
+        unfinished.replace(self._path)
         print(f"{name} = {value}", flush=True)
 
+    def add_samples(self, name: str, values: Sequence[float]) -> None:
+        """Their median as `name`, and all of them beside it."""
+        self.add(name, statistics.median(values))
+        self.add(f"{name}.all", list(values))
 
-def measure_steady(engine: Engine, workload: Workload, record: Record) -> None:
-    """Prefill time per prompt length, decode step time per batch size."""
-    _timed(engine, prompts(2, workload.decode_prompt, workload, seed=1), workload.decode_skip)
+
+def measure_steady(engine: Engine, workload: Workload, record: Record, *, long: bool = False) -> None:
+    """Prefill time per prompt length, decode step time per batch size; with `long` that of long contexts too."""
+    timed_s(engine, prompts(2, workload.decode_prompt, workload, seed=1), workload.decode_skip)
     for length in workload.prefill_lengths:
         asked = [prompts(1, length, workload, seed=100 + n) for n in range(workload.repeats + 1)]
-        times_s = [_timed(engine, prompt, 1) for prompt in asked][1:]
-        record.add(f"prefill.{length}.ms", 1e3 * statistics.median(times_s))
-    for batch in workload.decode_batches:
-        record.add(f"decode.{batch}.step_ms", 1e3 * _decode_step_s(engine, batch, workload))
+        times_s = [timed_s(engine, prompt, 1) for prompt in asked][1:]
+        record.add_samples(f"prefill.{length}.ms", [1e3 * seconds for seconds in times_s])
+    for prompt in (workload.decode_prompt, *((workload.long_prompt,) if long else ())):
+        for batch in workload.decode_batches:
+            steps_s = _decode_steps_s(engine, batch, prompt, workload)
+            record.add_samples(decode_name(batch, prompt), [1e3 * seconds for seconds in steps_s])
 
 
-def _decode_step_s(engine: Engine, batch: int, workload: Workload) -> float:
-    """Difference of a long and a short generation over the same prompts, per step; the best of two of each."""
-    asked = prompts(batch, workload.decode_prompt, workload, seed=batch)
+def decode_name(batch: int, prompt: int) -> str:
+    return f"decode.{batch}@{prompt}.step_ms"
+
+
+def _decode_steps_s(engine: Engine, batch: int, prompt: int, workload: Workload) -> list[float]:
+    """Difference of a long and a short generation over the same prompts, per step; once per repeat, one after the other."""
+    asked = prompts(batch, prompt, workload, seed=batch)
     skip, steps = workload.decode_skip, workload.decode_steps
-    _timed(engine, asked, skip)
-    short_s = min(_timed(engine, asked, skip) for _ in range(2))
-    long_s = min(_timed(engine, asked, skip + steps) for _ in range(2))
-    return (long_s - short_s) / steps
+    timed_s(engine, asked, skip)
+    found = []
+    for _ in range(workload.repeats):
+        short_s = timed_s(engine, asked, skip)
+        found.append((timed_s(engine, asked, skip + steps) - short_s) / steps)
+    return found
 
 
-def _timed(engine: Engine, asked: list[list[int]], num_tokens: int) -> float:
+def timed_s(engine: Engine, asked: list[list[int]], num_tokens: int) -> float:
     started_s = time.perf_counter()
     engine.run(asked, num_tokens)
     return time.perf_counter() - started_s

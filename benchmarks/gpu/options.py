@@ -24,17 +24,29 @@ class Options:
 
     @property
     def workload(self) -> Workload:
-        return TINY if self.shape.startswith("tiny") else FULL
+        return workload_of(self.shape)
+
+
+def workload_of(shape: str) -> Workload:
+    """Tiny shapes rehearse with tiny numbers."""
+    return TINY if shape.startswith("tiny") else FULL
 
 
 def parse(description: str | None) -> Options:
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("shape", choices=sorted(SHAPES))
-    parser.add_argument("folder", type=Path, help="where the model is, or will be written")
-    parser.add_argument("record", type=Path, help="JSON file for the results")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_place(parser)
     parser.add_argument("--mix", action="store_true", help="the mixed workload too")
     parser.add_argument("--limit-s", type=float, default=600.0, help="the mixed workload stops here")
     parser.add_argument("--async-scheduling", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--kv-cache-dtype", choices=("auto", "fp8_e4m3"), default="auto")
     return Options(**vars(parser.parse_args()))
+
+
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every measuring process."""
+    parser.add_argument("shape", choices=sorted(SHAPES))
+    parser.add_argument("folder", type=Path, help="where the model is, or will be written")
+    parser.add_argument("record", type=Path, help="JSON file for the results")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")

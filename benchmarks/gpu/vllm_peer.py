@@ -20,6 +20,8 @@ from pathlib import Path
 from benchmarks import floor
 from benchmarks.gpu.measures import Record, timed
 from benchmarks.gpu.models import SHAPES, Shape, write_random_model
+from benchmarks.gpu.options import add_place
+from benchmarks.gpu.server import ours
 from benchmarks.gpu.workloads import FULL, TINY, mix
 from benchmarks.metrics import Metrics, steady
 from benchmarks.peers.contracts import Request, Settings, Workload
@@ -46,11 +48,11 @@ def main() -> None:
     shape, sizes = SHAPES[options.shape], _TINY if options.shape.startswith("tiny") else _FULL
     record = Record(options.record)
     timed(record, "write_model_s", lambda: write_random_model(shape, options.folder))
-    launches: list[tuple[str, Callable[[Path, int, Settings], Launch]]] = [("ours", _ours(options.device))]
+    launches: list[tuple[str, Callable[[Path, int, Settings], Launch]]] = [("ours", ours(options.device))]
     if not options.without_vllm:
         launches += [
             ("vllm", _vllm(options.vllm_python, options.vllm_site)),
-            ("ours_again", _ours(options.device)),
+            ("ours_again", ours(options.device)),
         ]
     rates = floor.Ceilings(options.bytes_per_s, options.flop_per_s)
     seen: dict[str, dict[str, float]] = {}
@@ -117,22 +119,6 @@ def _ids(shape: Shape, count: int, seed: str) -> tuple[int, ...]:
     return tuple(rng.randrange(10, min(shape.vocab_size, 10_000)) for _ in range(count))
 
 
-def _ours(device: str) -> Callable[[Path, int, Settings], Launch]:
-    def launch(model: Path, port: int, settings: Settings) -> Launch:
-        environment = {
-            "MODEL_ID": str(model),
-            "DEVICE": device,
-            "PORT": str(port),
-            "MAX_NUM_SEQS": str(settings.max_concurrency),
-            "MAX_CONCURRENT_REQUESTS": str(2 * settings.max_concurrency),
-            "PREFIX_CACHING": "false",
-        }
-        command = (sys.executable, "-m", "container.entrypoint", "serve")
-        return Launch(command, OpenAICompletions(str(model)), environment, health_path="/ping")
-
-    return launch
-
-
 def _vllm(python: str, site: Path | None) -> Callable[[Path, int, Settings], Launch]:
     def launch(model: Path, port: int, settings: Settings) -> Launch:
         command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
@@ -156,10 +142,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("shape", choices=sorted(SHAPES))
-    parser.add_argument("folder", type=Path, help="where the model is, or will be written")
-    parser.add_argument("record", type=Path, help="JSON file for the results")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    add_place(parser)
     parser.add_argument("--vllm-python", default=sys.executable, help="interpreter that has vLLM (this one)")
     parser.add_argument("--vllm-site", type=Path, help="folder that vllm_parts unpacked to")
     parser.add_argument("--without-vllm", action="store_true", help="ours alone: does the path work?")

@@ -44,14 +44,14 @@ def test_the_mix_has_the_token_counts_of_the_published_benchmark() -> None:
 def test_ratios_say_how_much_faster_we_are() -> None:
     name = "qwen3-0.6b"
     parts = {
-        f"engine.{name}": {"results": {"decode.1.step_ms": 1.0, "mix.tokens_per_s": 300.0}},
-        f"transformers.{name}": {"results": {"decode.1.step_ms": 4.0, "mix.tokens_per_s": 100.0}},
+        f"engine.{name}": {"results": {"decode.1@128.step_ms": 1.0, "mix.tokens_per_s": 300.0}},
+        f"transformers.{name}": {"results": {"decode.1@128.step_ms": 4.0, "mix.tokens_per_s": 100.0}},
     }
     rows = {row["measure"]: row for row in compare(parts)[name]}
-    assert rows["decode.1.step_ms"]["ratio"] == 4.0
+    assert rows["decode.1@128.step_ms"]["ratio"] == 4.0
     assert rows["mix.tokens_per_s"]["ratio"] == 3.0
-    assert 0.0 < rows["decode.1.step_ms"]["ours_share_of_floor"] < 1.0
-    assert rows["decode.32.step_ms"]["ratio"] is None
+    assert 0.0 < rows["decode.1@128.step_ms"]["ours_share_of_floor"] < 1.0
+    assert rows["decode.32@128.step_ms"]["ratio"] is None
 
 
 def test_outcomes_are_read_from_a_log_that_was_cut_short() -> None:
