@@ -130,6 +130,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(("STEP_TIME_BUDGET_S",), "scheduler.step_time_budget_s", "step-time-budget-s"),
     Variable(("DETERMINISTIC",), "runtime.deterministic", "deterministic"),
     Variable(("DECODE_GRAPHS",), "runtime.decode_graphs", "decode-graphs"),
+    Variable(("ONE_SHOT_ALL_REDUCE",), "parallel.one_shot_all_reduce", "one-shot-all-reduce"),
     Variable(("ASYNC_SCHEDULING",), "runtime.async_scheduling", "async-scheduling"),
     Variable(("NUM_THREADS",), "runtime.num_threads", "num-threads"),
     Variable(("SAGEMAKER_BIND_TO_PORT", "PORT"), "http.port", "port", ranked=True),

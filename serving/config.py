@@ -81,6 +81,10 @@ class ParallelConfig(_Slice):
     num_ranks: Annotated[
         PositiveInt | None, _doc("tensor-parallel ranks (SM_NUM_GPUS); absent: all GPUs that fit, 1 on CPU")
     ] = None
+    one_shot_all_reduce: Annotated[
+        bool,
+        _doc("sum a few rows over the ranks in one launch where NVLink joins all GPUs; false: NCCL always"),
+    ] = True
 
 
 class LimitsConfig(_Slice):
@@ -244,6 +248,7 @@ class EngineConfig(_Slice):
     max_sessions: int = 256
     session_kv_fraction: float = 0.25
     decode_graphs: bool = True
+    one_shot_all_reduce: bool = True
     async_scheduling: bool = False
     kv_cache_dtype: Literal["auto", "fp8_e4m3"] = "auto"
     log_level: str = "info"

@@ -216,3 +216,30 @@ class TokenSampler(Protocol):
         """logits [R, V], left as they are; params [R, 9] int64 as `serving.sampling.device_params` writes them; `bits`
         [M, W] int32 are masks of permitted tokens. The result is overwritten by the next launch."""
         ...
+
+
+class PeerMemory(Protocol):
+    """Memory of this rank's device that the processes of other ranks on the machine can map. Raises `DeviceError`, which
+    says why, where that is impossible."""
+
+    def allocate(self, num_bytes: int) -> int:
+        """Address of new memory that holds zeros."""
+        ...
+
+    def export(self, address: int) -> bytes:
+        """At most 256 bytes that let another process `open` what was allocated at `address`."""
+        ...
+
+    def open(self, exported: bytes) -> int:
+        """Address at which this process sees another's memory."""
+        ...
+
+
+class SmallSums(Protocol):
+    """Sums over the ranks of what is too small for the general way to be worth it. All ranks pass equal shapes."""
+
+    def accepts(self, x: Tensor) -> bool: ...
+
+    def add(self, x: Tensor) -> Tensor:
+        """Replace `x`, which was accepted, by its sum over the ranks; the same bits on all of them."""
+        ...

@@ -124,6 +124,7 @@ class LLM:
         num_threads: int | None = None,
         decode_graphs: bool = True,
         async_scheduling: Literal["auto", "on", "off"] = "auto",
+        one_shot_all_reduce: bool = True,
         chat_template: str | None = None,
     ) -> None:
         """`model` is `demo` or a folder in Hugging Face layout; the other options are those of the server."""
@@ -142,7 +143,7 @@ class LLM:
                 max_num_seqs=max_num_seqs,
                 max_queue_tokens=_UNLIMITED,
             ),
-            parallel=ParallelConfig(num_ranks=num_ranks),
+            parallel=ParallelConfig(num_ranks=num_ranks, one_shot_all_reduce=one_shot_all_reduce),
             limits=LimitsConfig(
                 max_total_tokens=max_total_tokens,
                 max_concurrent_requests=_UNLIMITED,

@@ -137,6 +137,7 @@ def resolve(
         max_total_tokens=max_total_tokens,
         deterministic=declared.runtime.deterministic,
         decode_graphs=declared.runtime.decode_graphs,
+        one_shot_all_reduce=declared.parallel.one_shot_all_reduce,
         async_scheduling=_async_scheduling(declared, device, journal),
         kv_cache_dtype=_kv_cache_dtype(declared, device, journal),
         log_level=declared.runtime.log_level,

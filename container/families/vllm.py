@@ -71,6 +71,12 @@ VLLM = Family(
             note="the opposite",
         ),
         Alias(
+            "SM_VLLM_DISABLE_CUSTOM_ALL_REDUCE",
+            "parallel.one_shot_all_reduce",
+            negated("parallel.one_shot_all_reduce"),
+            note="the opposite",
+        ),
+        Alias(
             "SM_VLLM_SERVED_MODEL_NAME",
             "model.served_names",
             names,
@@ -125,7 +131,6 @@ VLLM = Family(
             "SM_VLLM_COMPILATION_CONFIG",
             "SM_VLLM_MAX_SEQ_LEN_TO_CAPTURE",
             "SM_VLLM_DISTRIBUTED_EXECUTOR_BACKEND",
-            "SM_VLLM_DISABLE_CUSTOM_ALL_REDUCE",
             "SM_VLLM_SCHEDULING_POLICY",
             "SM_VLLM_ASYNC_SCHEDULING",
         ),

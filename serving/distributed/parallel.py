@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch.distributed
 
+from serving.contracts import SmallSums
 from serving.platform import Device
 
 _LOOPBACK = "127.0.0.1"
@@ -34,13 +35,15 @@ class RankGroup(Protocol):
 class ParallelContext:
     """This process's place among the ranks. `group` is None exactly when `size` is 1.
 
-    With `fixed_order`, sums over the ranks are taken in rank order for every element, whatever the shape.
+    With `fixed_order`, sums over the ranks are taken in rank order for every element, whatever the shape. `small_sums` takes
+    the others that it accepts off the group.
     """
 
     rank: int
     size: int
     group: RankGroup | None = None
     fixed_order: bool = False
+    small_sums: SmallSums | None = None
 
     @classmethod
     def single(cls) -> ParallelContext:

@@ -14,6 +14,9 @@ from typing import Any, Literal
 import numpy.typing as npt
 import torch
 
+from serving.contracts import PeerMemory
+from serving.errors import DeviceError
+
 _CGROUP_LIMITS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (
@@ -94,6 +97,9 @@ class CpuDevice:
     def fetch(self, tensors: Sequence[torch.Tensor]) -> Callable[[], list[npt.NDArray[Any]]]:
         arrays = [tensor.numpy().copy() for tensor in tensors]
         return lambda: arrays
+
+    def peer_memory(self) -> PeerMemory:
+        raise DeviceError("ranks on a host exchange tensors through gloo")
 
     def synchronize(self) -> None:
         return None

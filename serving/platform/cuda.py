@@ -10,7 +10,9 @@ from typing import Any, Literal
 import numpy.typing as npt
 import torch
 
+from serving.contracts import PeerMemory
 from serving.errors import DeviceError
+from serving.platform.cuda_ipc import CudaPeerMemory
 from serving.platform.pinned import PinnedFetches, PinnedRing
 
 _AMPERE = (8, 0)
@@ -79,6 +81,9 @@ class CudaDevice:
 
     def fetch(self, tensors: Sequence[torch.Tensor]) -> Callable[[], list[npt.NDArray[Any]]]:
         return self._fetches.fetch(tensors)
+
+    def peer_memory(self) -> PeerMemory:
+        return CudaPeerMemory(self.torch_device.index)
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.torch_device)

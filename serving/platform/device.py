@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol
 import numpy.typing as npt
 import torch
 
+from serving.contracts import PeerMemory
+
 
 class Device(Protocol):
     """One accelerator, or the host's processors, as one rank sees it."""
@@ -68,6 +70,10 @@ class Device(Protocol):
     def fetch(self, tensors: Sequence[torch.Tensor]) -> Callable[[], list[npt.NDArray[Any]]]:
         """Begin to bring over what the tensors hold when the work that was launched so far is done; the call that is
         returned waits for it and gives new arrays. Work that is launched from now on may overwrite the tensors."""
+        ...
+
+    def peer_memory(self) -> PeerMemory:
+        """How processes on this machine share memory of devices of this kind. Raises DeviceError where they do not."""
         ...
 
     def synchronize(self) -> None: ...

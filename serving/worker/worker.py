@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -13,10 +14,11 @@ from serving import logs
 from serving.batch import ScheduledBatch, StepResult
 from serving.config import EngineConfig
 from serving.contracts import KVGroupSpec
-from serving.distributed import init_parallel
+from serving.distributed import ParallelContext, init_parallel
 from serving.grammar.store import GrammarStore
 from serving.kernels.cpu.native.placement import place_threads
 from serving.kernels.dispatch import select_kernels
+from serving.kernels.small_sums import choose_small_sums
 from serving.models.hf_config import read_decoder_config
 from serving.models.registry import Model, load_model
 from serving.platform import get_device
@@ -39,9 +41,19 @@ class Worker:
         if config.device == "cpu":
             torch.set_num_threads(config.num_threads)
         self._device = get_device(config.device, rank)
-        self._parallel = init_parallel(rank, config.num_ranks, self._device, rendezvous)
+        self._parallel = self._with_small_sums(
+            init_parallel(rank, config.num_ranks, self._device, rendezvous)
+        )
         self._model: Model | None = None
         self._runner: ModelRunner | None = None
+
+    def _with_small_sums(self, parallel: ParallelContext) -> ParallelContext:
+        """On GPUs small sums may leave the process group; `deterministic` takes all sums in one way, whatever their size."""
+        config, device = self._config, self._device
+        if parallel.group is None or device.is_host or config.deterministic or not config.one_shot_all_reduce:
+            return parallel
+        chosen = choose_small_sums(device.peer_memory, parallel, device.torch_device)
+        return dataclasses.replace(parallel, small_sums=chosen)
 
     def load(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Read this rank's shard. `progress(done, total)` counts bytes. Raises `ModelError`."""

@@ -89,7 +89,7 @@ BROUGHT_BY = {
 # Imported inside functions, when they are there. `text_generation` is installed by the Makefile, and the SDKs, which exclude
 # each other, are in environments of their own (`make sdk-environments`), as are the engines of benchmarks/peers.
 OPTIONAL = {
-    *("flash_attn", "flash_attn_interface", "triton"),
+    *("cuda", "flash_attn", "flash_attn_interface", "triton"),
     *("openai", "sagemaker", "text_generation", "transformers"),
     *("conversion", "onnxruntime_genai", "openvino", "openvino_genai"),
 }

@@ -82,6 +82,7 @@ ACCEPTED = [
     ("STEP_TIME_BUDGET_S", "0.1", "scheduler.step_time_budget_s", 0.1),
     ("DETERMINISTIC", "yes", "runtime.deterministic", True),
     ("DECODE_GRAPHS", "off", "runtime.decode_graphs", False),
+    ("ONE_SHOT_ALL_REDUCE", "off", "parallel.one_shot_all_reduce", False),
     ("ASYNC_SCHEDULING", "on", "runtime.async_scheduling", "on"),
     ("NUM_THREADS", "3", "runtime.num_threads", 3),
     ("SAGEMAKER_BIND_TO_PORT", "9001", "http.port", 9001),

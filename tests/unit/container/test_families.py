@@ -59,6 +59,7 @@ ALIASES = [
     ("SM_VLLM_MAX_NUM_BATCHED_TOKENS", "2048", "scheduler.max_batch_prefill_tokens", 2048),
     ("SM_VLLM_ENABLE_PREFIX_CACHING", "false", "cache.prefix_caching", False),
     ("SM_VLLM_NO_ENABLE_PREFIX_CACHING", "true", "cache.prefix_caching", False),
+    ("SM_VLLM_DISABLE_CUSTOM_ALL_REDUCE", "true", "parallel.one_shot_all_reduce", False),
     ("SM_VLLM_BLOCK_SIZE", "32", "cache.block_size", 32),
     ("SM_VLLM_KV_CACHE_DTYPE", "auto", "cache.dtype", "auto"),
     ("SM_VLLM_SERVED_MODEL_NAME", "a", "model.served_names", ("a",)),
