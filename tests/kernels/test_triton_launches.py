@@ -121,6 +121,17 @@ def test_arguments_are_bound_and_typed(launches: Launches) -> None:
     assert len(launches.builds) == 15
 
 
+def test_a_lone_row_needs_no_builds_of_its_own(launches: Launches) -> None:
+    """Logits without the padding of the vocabulary: torch keeps the stride of the padded rows for one, not for several."""
+    padded = torch.zeros(4, 5008, dtype=torch.bfloat16)
+    choose(padded[:, :5001].float())
+    before = {name: set(builds) for name, builds in launches.builds.items()}
+    lone = padded[:1, :5001].float()
+    assert lone.stride(0) == 5008
+    choose(lone)
+    assert launches.builds == before
+
+
 @pytest.mark.full
 def test_what_is_launched_compiles(
     launches: Launches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -46,7 +46,9 @@ class TritonSampler:
         """As `TokenSampler.launch`; of `bits`, line r obeys the one in its column MASK (-1: none)."""
         count = logits.shape[0]
         given = bits if bits is not None else self._no_bits
-        source = (logits, params, given, logits.stride(0), self.vocab_size, given.shape[1], self._tiles)
+        # torch gives a lone row any stride, and another divisibility would be another build, in the middle of serving.
+        stride = logits.stride(0) if count > 1 else self.vocab_size
+        source = (logits, params, given, stride, self.vocab_size, given.shape[1], self._tiles)
         # Two builds of every kernel, not four: each is compiled before the first request.
         full = steps.raw or steps.likeliest or bits is not None
         grid = (count, self._tiles)
