@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.cuda.memory import _cuda_endAllocateToPool, _cuda_releasePool  # type: ignore[attr-defined]
 
 from serving import logs
 from serving.contracts import StepGraph
@@ -44,6 +45,7 @@ class CudaGraphBackend:
         self._padded = [next(size for size in sizes if size >= count) for count in range(1, sizes[-1] + 1)]
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream()
+        self._failed: list[torch.cuda.CUDAGraph] = []
 
     def padded_rows(self, num_rows: int) -> int | None:
         return self._padded[num_rows - 1] if num_rows <= len(self._padded) else None
@@ -60,10 +62,11 @@ class CudaGraphBackend:
                 output = self._record(graph, run)
             except RuntimeError as error:
                 logs.event(logger, logging.WARNING, "decode step cannot be captured", reason=str(error))
+                self._abandon(graph)
                 return None
         main.wait_stream(self._stream)
         graph.replay()
-        return graph, output
+        return graph, weak(output)
 
     def _record(self, graph: torch.cuda.CUDAGraph, run: Callable[[], Tensor]) -> Tensor:
         """`torch.cuda.graph` would collect garbage and empty the allocator every time, which takes longer than this. The
@@ -73,6 +76,37 @@ class CudaGraphBackend:
             return run()
         finally:
             graph.capture_end()
+
+    def _abandon(self, graph: torch.cuda.CUDAGraph) -> None:
+        """torch leaves its allocator in the middle of a capture that failed, and would refuse the next one in this pool."""
+        self._failed.append(graph)  # which torch may still ask whether it is the one that captures
+        with contextlib.suppress(RuntimeError):  # the allocator had come to the end
+            _cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+            _cuda_releasePool(torch.cuda.current_device(), self._pool)
+        self._pool = torch.cuda.graph_pool_handle()
+
+
+class _Place:
+    """Bytes on a device, without holding them (numba.readthedocs.io, "CUDA Array Interface", version 2)."""
+
+    def __init__(self, address: int, num_bytes: int) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": (num_bytes,),
+            "typestr": "|u1",
+            "data": (address, False),
+            "version": 2,
+        }
+
+
+def weak(tensor: Tensor) -> Tensor:
+    """The same elements, without keeping their memory from others. What a graph left stays until another graph of its pool
+    runs, while results that hold their memory would take one for every size: gigabytes, with large vocabularies."""
+    if not tensor.is_cuda:
+        return tensor
+    span = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    place = _Place(tensor.data_ptr(), span * tensor.itemsize)
+    elements = torch.as_tensor(place, device=tensor.device).view(tensor.dtype)
+    return elements.as_strided(tensor.shape, tensor.stride())
 
 
 @contextlib.contextmanager

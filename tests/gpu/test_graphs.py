@@ -68,6 +68,21 @@ def test_what_waits_for_the_host_is_not_captured() -> None:
     assert backend.capture(lambda: x + 1) is not None, "a failed capture leaves the device usable"
 
 
+def test_graphs_share_the_memory_of_their_results() -> None:
+    get_device("cuda")
+    backend = CudaGraphBackend(8)
+    x = torch.arange(8.0, device="cuda")[:, None].expand(8, 2**23)
+    backend.capture(lambda: x * 2.0)
+    before_bytes = torch.cuda.memory_reserved()
+    made = {rows: backend.capture(lambda rows=rows: x[:rows] * 2.0) for rows in (7, 6, 5, 4)}  # type: ignore[misc]
+    assert torch.cuda.memory_reserved() < before_bytes + 2**28, "each has its own"
+    for rows, captured in made.items():
+        assert captured is not None
+        graph, output = captured
+        graph.replay()
+        assert output[:, -1].tolist() == [2.0 * row for row in range(rows)] and output.shape == (rows, 2**23)
+
+
 def test_arrays_arrive_in_order() -> None:
     device = get_device("cuda")
     for size in (3, 70_000, 5, 8, 13):
