@@ -30,6 +30,7 @@ class Kernels:
     rotary: Callable[[Tensor, Tensor, Tensor], Tensor]
     silu_mul: Callable[[Tensor], Tensor]
     mask_tokens: Callable[[Tensor, Tensor, list[int]], None]
+    normalizers: Callable[[Tensor], Tensor] = reference.normalizers
     sampler: Callable[[], NativeSampler] | None = None
     """Makes a compiled sampler; without one `serving.sampling` works in torch."""
     decode_packer: Callable[[], DecodePacker] | None = None
@@ -67,25 +68,28 @@ _TILED = Kernels(
     rotary=reference.rotary,
     silu_mul=tiled.silu_mul,
     mask_tokens=reference.mask_tokens,
+    normalizers=tiled.normalizers,
 )
 
 
 def select_kernels(device: torch.device, *, deterministic: bool) -> Kernels:
     """With `deterministic`, the bits of a row never depend on the other rows of the batch."""
-    if deterministic:
-        return _TILED
-    return _cpu_kernels() if device.type == "cpu" else _cuda_kernels(device)
+    if device.type == "cpu":
+        return _TILED if deterministic else _cpu_kernels()
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):  # what Triton needs
+        return _TILED if deterministic else REFERENCE
+    return deterministic_triton_kernels() if deterministic else triton_kernels()
 
 
-def _cuda_kernels(device: torch.device) -> Kernels:
-    """Triton's pointwise kernels; products and gathers are the vendor's. Triton needs compute capability 8.0."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
-        return REFERENCE
-    return triton_kernels()
+def deterministic_triton_kernels() -> Kernels:
+    """A program of these has one row, or part of one. torch's sums on a GPU are cut up by the number of rows."""
+    known = triton_kernels()
+    return replace(_TILED, rms_norm=known.rms_norm, add_rms_norm=known.add_rms_norm, silu_mul=known.silu_mul)
 
 
 def triton_kernels() -> Kernels:
-    """Those of Ampere GPUs and newer ones, and what Triton's interpreter runs on a CPU."""
+    """Triton's pointwise kernels, for Ampere GPUs and newer ones, or interpreted on a CPU; products and gathers are the
+    vendor's."""
     from serving.kernels.triton import pointwise
     from serving.kernels.triton.sampler_launch import TritonSampler
 

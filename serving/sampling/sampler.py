@@ -18,6 +18,7 @@ from torch import Tensor
 from serving.batch import SampledToken
 from serving.kernels import reference
 from serving.kernels.cpu.native.sampling import NativeSampler
+from serving.kernels.dispatch import Kernels
 from serving.sampling import warpers
 from serving.sampling.adjustments import Adjustments, adjusts, ban, bans
 from serving.sampling.compiled import CompiledRow, CompiledSampler
@@ -56,11 +57,22 @@ class Sampler:
         eos_token_ids: Sequence[int] = (),
         *,
         mask_tokens: Callable[[Tensor, Tensor, list[int]], None] = reference.mask_tokens,
+        normalizers: Callable[[Tensor], Tensor] = reference.normalizers,
         native: Callable[[], NativeSampler] | None = None,
     ) -> None:
         self._adjustments = Adjustments(eos_token_ids)
         self._mask_tokens = mask_tokens
+        self._normalizers = normalizers
         self._compiled = None if native is None else CompiledSampler(native(), self._adjustments)
+
+    @classmethod
+    def of(cls, kernels: Kernels, eos_token_ids: Sequence[int]) -> Sampler:
+        return cls(
+            eos_token_ids,
+            mask_tokens=kernels.mask_tokens,
+            normalizers=kernels.normalizers,
+            native=kernels.sampler,
+        )
 
     def sample(
         self, logits: Tensor, rows: list[SamplingRow], masks: TokenMasks | None = None
@@ -81,7 +93,7 @@ class Sampler:
         if raw is not None:
             index, values = raw
             logits[index] = values
-        normalizer = logits.logsumexp(dim=-1)
+        normalizer = self._normalizers(logits)
         logprobs = logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - normalizer
         results = zip(rows, ids.tolist(), logprobs.tolist(), strict=True)
         return [
@@ -96,7 +108,7 @@ class Sampler:
         `num_top` likeliest tokens with those that tie with the last."""
         if self._compiled is not None and self._compiled.covers(logits):
             return self._compiled.score(logits, targets, num_top)
-        normalizer = logits.logsumexp(dim=-1, keepdim=True)
+        normalizer = self._normalizers(logits).unsqueeze(-1)
         chosen = torch.tensor(targets, device=logits.device)
         values = (logits.gather(-1, chosen.unsqueeze(-1)) - normalizer).clamp_(max=0.0).squeeze(-1)
         tops = top_tokens_of_rows(logits - normalizer, num_top) if num_top else top_tokens_of_rows(logits, 0)

@@ -87,7 +87,7 @@ class DecodeGraphs:
 
     def _capture(self, size: int) -> _Captured | None:
         """Also computes what lies in the inputs."""
-        packed = self._inputs.packed(size)
-        made = self._backend.capture(lambda: self._forward(packed))
+        packed, forward = self._inputs.packed(size), self._forward
+        made = self._backend.capture(lambda: forward(packed))
         self._captured[size] = captured = None if made is None else _Captured(*made)
         return captured

@@ -26,29 +26,16 @@ from serving.platform import Device
 from serving.sampling.logprobs import TopOfRow
 from serving.sampling.sampler import Sampler, SamplingRow
 from serving.sampling.token_mask import TokenMasks
-from serving.sampling_params import SamplingParams
 from serving.worker.decode_graphs import DecodeGraphs
 from serving.worker.decode_inputs import PackedTokens
 from serving.worker.device_sampling import DeviceSampling
 from serving.worker.input_batch import UNKNOWN_TOKEN, InputBatch, StepInputs
 from serving.worker.launched_step import LaunchedStep
 from serving.worker.step_masks import PlacedMasks
-from serving.worker.warm_up_steps import cached_step, largest_step
+from serving.worker.warm_up_steps import cached_step, largest_step, rows_in_every_way
 
 _LOGIT_ROWS = 256
 """Rows of logits made at once for prompt log-probabilities: bounds the memory of prompt_length x vocabulary."""
-
-_EVERY_WAY = SamplingParams(
-    temperature=0.9,
-    top_k=50,
-    top_p=0.9,
-    min_p=0.01,
-    typical_p=0.9,
-    repetition_penalty=1.1,
-    top_n_tokens=5,
-    raw_logprobs=True,
-)
-"""Parameters that use all of the sampler."""
 
 
 class ModelRunner:
@@ -73,7 +60,7 @@ class ModelRunner:
         self._block_size = block_size
         self._max_num_seqs = max_num_seqs
         self._groups = [group.name for group in model.kv_groups]
-        self._sampler = Sampler(eos_token_ids, mask_tokens=kernels.mask_tokens, native=kernels.sampler)
+        self._sampler = Sampler.of(kernels, eos_token_ids)
         self._on_device: DeviceSampling | None = None
         if kernels.device_sampler is not None and parallel.rank == 0:
             sampler = kernels.device_sampler(max_num_seqs, model.vocab_size, device.torch_device)
@@ -128,34 +115,34 @@ class ModelRunner:
         self._grammars = grammars
 
     def close(self) -> None:
+        """Lets go of captures and cache: captures hold the runner, so nothing else would before Python collects garbage."""
         self._matchers.close()
+        self._graphs = self._unread = None
+        self._caches.clear()
 
     @torch.inference_mode()
     def warm_up(self, num_tokens: int) -> float:
         """Run the largest step without a cache: `num_tokens` of one row, then logits and samples of as many rows as can
-        sample at once. Returns its seconds; the device's peak memory is the caller's to read, and `graph_bytes`."""
+        sample at once. Returns its seconds up to the logits; the caller may read the device's peak and `graph_bytes`."""
         if not self._device.is_host:
             # Compiling kernels is no part of a step's time.
             self._run_without_cache(num_tokens, min(num_tokens, self._max_num_seqs))
         self._device.synchronize()
         started_s = time.perf_counter()
         logits = self._run_without_cache(num_tokens, min(num_tokens, self._max_num_seqs))
-        if logits is not None and self._device.peak_bytes() > 0:
-            # Where memory is measured, the peak has to include every filter on every row.
-            rows = [
-                SamplingRow(row, _EVERY_WAY, seed=0, token_ids=[0], num_prompt_tokens=1)
-                for row in range(len(logits))
-            ]
-            self._sampler.sample(logits, rows)
         self._device.synchronize()
         seconds = time.perf_counter() - started_s
+        if logits is not None and self._device.peak_bytes() > 0:
+            # Where memory is measured, the peak has to include every filter on every row; few requests spend their time.
+            self._sampler.sample(logits, rows_in_every_way(len(logits)))
         if logits is not None and self._on_device is not None:
             self._on_device.warm_up(logits)
         if self._graph_backend is not None and self._device.peak_bytes() > 0:
             self._device.reset_peak()
             held = self._device.peak_bytes()
             self._run_without_cache(self._max_num_seqs, self._max_num_seqs)
-            self.graph_bytes = self._device.peak_bytes() - held
+            # Once for the captures, which share it, and once for the run before the first one, on the captures' stream.
+            self.graph_bytes = 2 * (self._device.peak_bytes() - held)
         return seconds
 
     def _run_without_cache(self, num_tokens: int, num_logits: int) -> Tensor | None:

@@ -5,7 +5,21 @@ from __future__ import annotations
 import torch
 
 from serving.contracts import AttentionMetadata
+from serving.sampling.sampler import SamplingRow
+from serving.sampling_params import SamplingParams
 from serving.worker.decode_inputs import PackedTokens
+
+_EVERY_WAY = SamplingParams(
+    temperature=0.9,
+    top_k=50,
+    top_p=0.9,
+    min_p=0.01,
+    typical_p=0.9,
+    repetition_penalty=1.1,
+    top_n_tokens=5,
+    raw_logprobs=True,
+)
+"""Parameters that use all of the sampler."""
 
 
 def largest_step(
@@ -18,6 +32,11 @@ def largest_step(
 def cached_step(groups: list[str], *, block_size: int, device: torch.device) -> PackedTokens:
     """A row of one token and one of two, in the padding block."""
     return _packed(torch.tensor([0, 0, 1]), [1, 2], groups, block_size, device)
+
+
+def rows_in_every_way(count: int) -> list[SamplingRow]:
+    """For the host's sampler, numbered from 0."""
+    return [SamplingRow(row, _EVERY_WAY, seed=0, token_ids=[0], num_prompt_tokens=1) for row in range(count)]
 
 
 def _packed(

@@ -131,6 +131,30 @@ def test_deterministic_rows_have_the_same_bits_in_every_batch(size: int) -> None
         assert torch.equal(computed(x[start:stop]), everything[start:stop]), (start, stop)
 
 
+def test_deterministic_sums_on_a_gpu_are_those_of_one_program_per_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch's sums there are cut up by the number of rows."""
+    from serving.kernels.triton import pointwise
+
+    capability = (9, 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    kernels = select_kernels(torch.device("cuda"), deterministic=True)
+    assert kernels.rms_norm is pointwise.rms_norm and kernels.add_rms_norm is pointwise.add_rms_norm
+    assert kernels.silu_mul is pointwise.silu_mul and kernels.device_sampler is None
+    tiled = select_kernels(torch.device("cpu"), deterministic=True)
+    assert kernels.linear is tiled.linear and kernels.normalizers is tiled.normalizers
+    capability = (7, 5)
+    assert select_kernels(torch.device("cuda"), deterministic=True) is tiled
+
+
+@pytest.mark.parametrize("vocab", [10, 32, 70, 100])
+def test_normalizers(kernels: Kernels, vocab: int) -> None:
+    logits = torch.randn(5, vocab) * 9
+    logits[1, 3:] = -torch.inf
+    assert torch.allclose(kernels.normalizers(logits), logits.double().exp().sum(-1).log().float())
+
+
 @pytest.mark.parametrize("vocab", [10, 32, 70, 100])
 def test_mask_tokens(kernels: Kernels, vocab: int) -> None:
     bits = torch.randint(-(2**31), 2**31, (2, 3), dtype=torch.int32)

@@ -9,7 +9,8 @@ from torch import Tensor
 from serving.kernels.reference.attention import paged_attention
 
 __all__ = [
-    "add_rms_norm", "embed", "linear", "mask_tokens", "pack", "paged_attention", "rms_norm", "rotary", "silu_mul",
+    "add_rms_norm", "embed", "linear", "mask_tokens", "normalizers", "pack", "paged_attention", "rms_norm", "rotary",
+    "silu_mul",
 ]  # fmt: skip
 
 
@@ -76,3 +77,8 @@ def mask_tokens(logits: Tensor, bits: Tensor, rows: list[int]) -> None:
     masked[:, :known].masked_fill_(forbidden[:, :known], float("-inf"))
     masked[:, known:] = float("-inf")
     logits[index] = masked
+
+
+def normalizers(logits: Tensor) -> Tensor:
+    """logits [R, V] float32 -> [R], what log-probabilities are less than logits."""
+    return logits.logsumexp(dim=-1)

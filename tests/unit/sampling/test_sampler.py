@@ -14,6 +14,7 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
+from serving.kernels.dispatch import select_kernels
 from serving.sampling import warpers
 from serving.sampling.logprobs import top_tokens
 from serving.sampling.sampler import Sampler, SamplingRow
@@ -154,3 +155,23 @@ def test_uniforms_are_uniform_and_independent_of_everything_else() -> None:
     assert sum((count - 200) ** 2 / 200 for count in buckets) < 60
     assert uniform(1, 0) != uniform(1, 0, Purpose.RECOVERY)
     assert uniform(2**64 - 1, 10**6) == uniform(2**64 - 1, 10**6)
+
+
+def test_deterministic_logprobs_have_the_same_bits_alone() -> None:
+    """With several threads torch cuts the sum of a lone row up, and those of several rows not."""
+    logits = _logits(64, vocab=151_936)
+    sampler = Sampler.of(select_kernels(torch.device("cpu"), deterministic=True), ())
+    rows = [_row(SamplingParams(temperature=0.0), row=r) for r in range(len(logits))]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        together = sampler.sample(logits.clone(), rows)
+        alone = [sampler.sample(logits[r : r + 1].clone(), [row])[0] for r, row in enumerate(rows)]
+        scored = sampler.score(logits, [token.token_id for token in together])[0]
+        scored_alone = [
+            sampler.score(logits[r : r + 1], [token.token_id])[0][0] for r, token in enumerate(together)
+        ]
+    finally:
+        torch.set_num_threads(threads)
+    assert [token.logprob for token in alone] == [token.logprob for token in together]
+    assert scored_alone == scored

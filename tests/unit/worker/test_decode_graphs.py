@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import time
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from serving.engine.core import EngineCore
 from serving.platform.cpu import CpuDevice
 from serving.platform.cuda_graphs import padded_sizes
 from serving.platform.pinned import fill, layout, views
+from serving.sampling.sampler import SamplingRow
 from serving.sampling_params import SamplingParams
 from serving.worker.decode_inputs import DecodeInputs
 from tests.models.checkpoints import VOCAB_SIZE, write_checkpoint
@@ -176,3 +181,45 @@ def test_arrays_share_one_piece_of_memory() -> None:
     fill(buffer, arrays, starts)
     for array, tensor in zip(arrays, views(CpuDevice().mirror(buffer), arrays, starts), strict=True):
         assert tensor.tolist() == array.tolist() and tensor.numpy().dtype == array.dtype
+
+
+def test_a_closed_runner_frees_its_cache_at_once(tmp_path: Path) -> None:
+    """Captures refer to the runner, and it to them: the next engine must not wait for Python to find that out."""
+    write_checkpoint("llama3", tmp_path)
+    backend = RunAgainBackend()
+    core = make_core(tmp_path, device=ApartDevice(), graphs=backend, ahead=True)
+    backend.graphs.clear()
+    runner = core._executor.runner
+    assert runner._graphs is not None and runner._graphs.num_captured > 0
+    held = [weakref.ref(runner), weakref.ref(runner._caches[0].key), weakref.ref(runner._model)]
+    gc.collect()
+    gc.disable()
+    try:
+        core.close()
+        del runner
+        core._executor.runner = None
+        assert [reference() for reference in held] == [None, None, None]
+    finally:
+        gc.enable()
+
+
+class MeasuringDevice(ApartDevice):
+    def peak_bytes(self) -> int:
+        return 1
+
+
+def test_choosing_in_every_way_is_no_part_of_a_steps_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What plans are made from is the time of a prompt, not that of rows with every filter."""
+    write_checkpoint("llama3", tmp_path)
+    runner = make_core(tmp_path, device=MeasuringDevice())._executor.runner
+    chosen: list[int] = []
+
+    def choose(logits: torch.Tensor, rows: list[SamplingRow]) -> None:
+        chosen.append(len(rows))
+        time.sleep(2.0)
+
+    monkeypatch.setattr(runner._sampler, "sample", choose)
+    assert runner.warm_up(16) < 2.0
+    assert chosen == [8]
