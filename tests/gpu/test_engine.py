@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from serving import LLM, RequestOutput, SamplingParams
 from tests.promises.prompts import PROMPTS
@@ -114,14 +115,15 @@ def test_half_types_run_and_repeat(dtype: str, on_cpu: list[RequestOutput]) -> N
 
 def test_a_float8_cache_holds_twice_as_much_and_answers_alike(on_cpu: list[RequestOutput]) -> None:
     params = SamplingParams(temperature=0.0, max_new_tokens=8, ignore_eos=True)
+    free_bytes, total_bytes = torch.cuda.mem_get_info()
+    # So little that the caches are not what all running sequences could use: they would be the same.
+    options = {"dtype": "bfloat16", "memory_fraction": 1.0 - (free_bytes - 0.8 * 2**30) / total_bytes}
     answers = []
     for mode in ("off", "on"):
-        with LLM(
-            "demo", device=DEVICE, dtype="bfloat16", kv_cache_dtype="fp8_e4m3", async_scheduling=mode
-        ) as llm:  # type: ignore[arg-type]
+        with LLM("demo", device=DEVICE, kv_cache_dtype="fp8_e4m3", async_scheduling=mode, **options) as llm:  # type: ignore[arg-type]
             answers.append([output.token_ids for output in llm.generate(PROMPTS, params, progress=False)])
             num_blocks = llm.ready.num_blocks
-    with LLM("demo", device=DEVICE, dtype="bfloat16") as llm:
+    with LLM("demo", device=DEVICE, **options) as llm:  # type: ignore[arg-type]
         assert num_blocks > 1.8 * llm.ready.num_blocks
     same = sum(a == b for a, b in zip(*answers, strict=True))
     agree = sum(ids[0] == wanted.token_ids[0] for ids, wanted in zip(answers[1], on_cpu, strict=True))

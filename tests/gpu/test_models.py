@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class Family:
 
     def transformers_logits(self, dtype: torch.dtype) -> Tensor:
         """On the GPU, in `dtype`; [LENGTH, vocab_size] float32 on the CPU."""
-        model = self.reference.to(DEVICE, dtype)
+        model = copy.deepcopy(self.reference).to(DEVICE, dtype)
         with torch.inference_mode():
             return model(torch.tensor([self.tokens], device=DEVICE)).logits[0].float().cpu()
 
