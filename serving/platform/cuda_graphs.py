@@ -7,6 +7,7 @@ memory pool for all graphs, since they never run at the same time.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import logging
 from collections.abc import Callable, Iterator
@@ -37,6 +38,12 @@ def padded_sizes(max_rows: int) -> list[int]:
     return sizes
 
 
+@functools.cache
+def _capture_stream(device: int) -> torch.cuda.Stream:
+    """One for all engines of the process: cuBLAS keeps a workspace of 32 MiB and more for every stream that it has seen."""
+    return torch.cuda.Stream(device)
+
+
 class CudaGraphBackend:
     """Captures on the current device. What the run allocates stays in the pool of this backend."""
 
@@ -44,7 +51,7 @@ class CudaGraphBackend:
         sizes = padded_sizes(min(max_rows, MAX_ROWS))
         self._padded = [next(size for size in sizes if size >= count) for count in range(1, sizes[-1] + 1)]
         self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream()
+        self._stream = _capture_stream(torch.cuda.current_device())
         self._failed: list[torch.cuda.CUDAGraph] = []
 
     def padded_rows(self, num_rows: int) -> int | None:

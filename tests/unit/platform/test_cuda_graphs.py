@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -44,7 +45,7 @@ class Allocator:
 
 
 @pytest.fixture
-def allocator(monkeypatch: pytest.MonkeyPatch) -> Allocator:
+def allocator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Allocator]:
     found = Allocator()
 
     class Graph:
@@ -62,6 +63,9 @@ def allocator(monkeypatch: pytest.MonkeyPatch) -> Allocator:
             pass
 
     class Stream:
+        def __init__(self, device: int = 0) -> None:
+            pass
+
         def wait_stream(self, other: Stream) -> None:
             pass
 
@@ -80,7 +84,9 @@ def allocator(monkeypatch: pytest.MonkeyPatch) -> Allocator:
         monkeypatch.setattr(torch.cuda, name, stand_in)
     monkeypatch.setattr(cuda_graphs, "_cuda_endAllocateToPool", found.end)
     monkeypatch.setattr(cuda_graphs, "_cuda_releasePool", found.release)
-    return found
+    cuda_graphs._capture_stream.cache_clear()
+    yield found
+    cuda_graphs._capture_stream.cache_clear()
 
 
 def test_a_capture_that_failed_is_in_nobodys_way(allocator: Allocator) -> None:
@@ -101,3 +107,7 @@ def test_a_capture_that_failed_is_in_nobodys_way(allocator: Allocator) -> None:
     made = [backend.capture(lambda: torch.ones(3)) for _ in range(2)]
     assert all(made)
     assert sorted(allocator.uses.values()) == [1, 2], "the failed one still holds its pool"
+
+
+def test_engines_after_each_other_capture_on_one_stream(allocator: Allocator) -> None:
+    assert CudaGraphBackend(8)._stream is CudaGraphBackend(4)._stream
