@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,14 @@ from torch import Tensor
 from serving.contracts import AttentionMetadata, ForwardContext, KVLayerCache
 from serving.distributed import ParallelContext
 from serving.kernels.cpu.native import library
+from serving.kernels.cpu.native import program as program_module
 from serving.kernels.cpu.native.operations import NativeKernels
 from serving.kernels.cpu.native.program import NativeGraphs
 from serving.models.registry import load_model
 from serving.platform.cpu import CpuDevice
 from tests.models.checkpoints import VOCAB_SIZE, write_checkpoint
 
-BLOCK_SIZE, NUM_BLOCKS = 4, 40
+BLOCK_SIZE, NUM_BLOCKS, MAX_POSITIONS = 4, 40, 256
 
 
 @pytest.fixture
@@ -52,7 +54,8 @@ class DecodeStep:
     slots: Tensor
 
 
-def decode_step(folder: Path, rows: int) -> DecodeStep:
+def decode_step(folder: Path, rows: int, *, width: int = 12) -> DecodeStep:
+    """`width`: blocks of the longest context."""
     model = load_model(
         folder, device=CpuDevice(), dtype=torch.float32, parallel=ParallelContext(rank=0, size=1),
         deterministic=False,
@@ -60,20 +63,21 @@ def decode_step(folder: Path, rows: int) -> DecodeStep:
 
     lengths = torch.zeros(rows, dtype=torch.int32)
     ids, positions, slots = (torch.zeros(rows, dtype=torch.int64) for _ in range(3))
-    tables = torch.zeros(rows, 12, dtype=torch.int32)
+    tables = torch.zeros(rows, width, dtype=torch.int32)
     groups = model.kv_groups
     shape = (NUM_BLOCKS, BLOCK_SIZE, groups[0].num_kv_heads, groups[0].head_dim)
     caches = [KVLayerCache(torch.randn(shape), torch.randn(shape)) for _ in model.layer_groups]
 
     def change() -> None:
         ids.random_(0, VOCAB_SIZE)
-        lengths.random_(1, 12 * BLOCK_SIZE + 1)
-        positions.copy_(lengths - 1)
+        lengths.random_(1, width * BLOCK_SIZE + 1)
+        last = lengths.long() - 1
+        positions.copy_(last % MAX_POSITIONS)
         tables.random_(1, NUM_BLOCKS - rows)
         for row in range(rows):  # a block of its own for what is written
             own = NUM_BLOCKS - rows + row
-            tables[row, positions[row] // BLOCK_SIZE] = own
-            slots[row] = own * BLOCK_SIZE + positions[row] % BLOCK_SIZE
+            tables[row, last[row] // BLOCK_SIZE] = own
+            slots[row] = own * BLOCK_SIZE + last[row] % BLOCK_SIZE
 
     def run() -> Tensor:
         metadata = AttentionMetadata(
@@ -111,6 +115,65 @@ def test_a_decode_step_is_replayed_bit_by_bit(
         assert bool(result.isfinite().all()) and torch.equal(result, expected)
 
 
+@pytest.fixture
+def _many_threads() -> Iterator[None]:
+    """Four to a core: they lose it in the middle of pieces all the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(4 * len(os.sched_getaffinity(0)))
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_many_threads")
+@pytest.mark.parametrize("ample_bytes", [0, program_module._AMPLE_BYTES])
+@pytest.mark.parametrize("name", ["llama3", "mistral", "qwen3"])
+def test_threads_that_are_late_change_nothing(
+    graphs: NativeGraphs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, ample_bytes: int
+) -> None:
+    """Contexts of several segments; with places used again at once, and with room for those who are late."""
+    monkeypatch.setattr(program_module, "_AMPLE_BYTES", ample_bytes)
+    write_checkpoint(name, tmp_path)
+    step = decode_step(tmp_path, 3, width=150)
+    made = graphs.capture(step.run)
+    assert made is not None
+    program, result = made
+    for _ in range(4):
+        step.change()
+        with torch.inference_mode():
+            expected = step.run()
+            for _ in range(20):
+                result.fill_(float("nan"))
+                program.replay()
+                assert torch.equal(result, expected)
+
+
+def test_a_place_is_written_again_when_nobody_is_late_there(
+    graphs: NativeGraphs, kernels: NativeKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last field of a record: threads may still be busy with that operation and later ones."""
+    x, residual, weight = torch.randn(4, 64), torch.randn(4, 64), kernels.pack(torch.randn(64, 64))
+    ones = torch.ones(64)
+
+    def run() -> Tensor:
+        held = kernels.linear(residual, weight, None)  # 0, which is still needed at the end
+        second = kernels.linear(x, weight, None)  # 1
+        third = kernels.linear(second, weight, None)  # 2
+        fourth = kernels.linear(third, weight, None)  # 3: in the place of `second`, which 2 reads
+        fifth = kernels.add_rms_norm(
+            fourth, held, ones, 1e-5
+        )  # 4: changes what 0 wrote; in the place of `third`
+        return kernels.linear(fifth, weight, None)  # 5: in the place of `held`, as nobody is late in 4
+
+    def waits(ample_bytes: int) -> list[int]:
+        monkeypatch.setattr(program_module, "_AMPLE_BYTES", ample_bytes)
+        made = graphs.capture(run)
+        assert made is not None and isinstance(made[0], program_module._Program)
+        return [record[-1] for record in program_module._RECORD.iter_unpack(made[0].records)]
+
+    assert waits(0) == [0, 0, 0, 3, 4, 1]
+    assert waits(1 << 20) == [0, 0, 0, 0, 1, 0]
+
+
 def test_programs_share_one_arena(graphs: NativeGraphs, kernels: NativeKernels) -> None:
     x, weight = torch.randn(8, 64), kernels.pack(torch.randn(96, 64))
     made = [graphs.capture(partial(kernels.linear, x[:rows], weight, None)) for rows in (2, 8, 5)]
@@ -124,8 +187,9 @@ def test_programs_share_one_arena(graphs: NativeGraphs, kernels: NativeKernels) 
 
 
 def test_tensors_share_memory_when_their_lives_do_not_meet(
-    graphs: NativeGraphs, kernels: NativeKernels
+    graphs: NativeGraphs, kernels: NativeKernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(program_module, "_AMPLE_BYTES", 0)
     x, weight = torch.randn(4, 64), kernels.pack(torch.randn(64, 64))
 
     def run() -> Tensor:

@@ -176,7 +176,7 @@ static long find_chunk(const struct operation *o, const struct span *span, long 
 static void attend(const struct operation *o, const struct span *span, const float *query, struct head_state *states) {
     long heads = o->n[2], group = o->n[1] / heads, D = o->n[3], count = span->end_head - span->first_head;
     int runs_straight = count == heads && o->n[4] % CHUNK == 0; /* a chunk is then one run of memory */
-    float scale = (float)o->f[0];
+    float scale = (float)o->f;
     struct chunk chunks[2];
     for (long q = 0; q < count * group; q++) {
         states[q].best = -INFINITY;
@@ -281,23 +281,28 @@ static void merge(const struct operation *o, const struct row *row, long i, long
  * NULL: the rows of these two and the tokens of query and output (otherwise both are 0 ... R), partial sums [R, S, Hq, D + 8],
  * output [.., Hq, D]; n: R, Hq, Hkv, D, block size, width, floats between queries, window or 0, S, which is as many segments
  * as a row can have; f: scale. Needs Hq <= MAX_HEADS, D <= MAX_HEAD and a multiple of 8. */
-void decode_attention(const struct operation *o, const struct worker *me) {
+void decode_attention(const struct operation *o, struct worker *me) {
     long R = o->n[0], heads = o->n[2], total = 0;
-    if (R == 0) return;
     for (long i = 0; i < R; i++) total += find_row(o, i).segments;
-    long parts = (2 * me->count + total - 1) / total; /* few segments: threads share the heads of one */
+    long parts = total > 0 ? (2 * me->count + total - 1) / total : 1; /* few segments: threads share the heads of one */
     if (parts > heads) parts = heads;
     long i = 0, before = 0; /* segments of the rows before row i */
-    for (long piece = claim(me); piece < total * parts; piece = claim(me)) {
+    for (long piece; (piece = next_piece(me, total * parts)) >= 0;) {
+        if (total == 0) continue;
         long segment = piece / parts, part = piece % parts;
+        if (segment < before) i = before = 0;
         struct row row = find_row(o, i);
         for (; segment >= before + row.segments; row = find_row(o, ++i)) before += row.segments;
         attend_segment(o, &row, i, segment - before, part * heads / parts, (part + 1) * heads / parts);
     }
-    if (total == R) return;
-    meet(me);
-    for (long piece = claim(me); piece < R; piece = claim(me)) {
-        struct row row = find_row(o, piece);
-        for (long head = 0; row.segments > 1 && head < o->n[1]; head++) merge(o, &row, piece, head);
-    }
+}
+
+/* After decode_attention, with the same record: rows of several segments get their output. */
+void merge_segments(const struct operation *o, struct worker *me) {
+    long first, end;
+    while (next_share(me, o->n[0], 2, &first, &end))
+        for (long i = first; i < end; i++) {
+            struct row row = find_row(o, i);
+            for (long head = 0; row.segments > 1 && head < o->n[1]; head++) merge(o, &row, i, head);
+        }
 }

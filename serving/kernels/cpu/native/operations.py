@@ -131,13 +131,10 @@ class NativeKernels:
         sizes = [
             count, num_heads, num_kv_heads, head_dim, block_size, tables.stride(0), query.stride(0), window or 0, segments
         ]  # fmt: skip
-        self._run(
-            "decode_attention",
-            [query, key_cache, value_cache, tables, seq_lens, picks, partial, output],
-            sizes,
-            work=1 << 30,
-            factor=scale,
-        )
+        tensors = [query, key_cache, value_cache, tables, seq_lens, picks, partial, output]
+        self._run("decode_attention", tensors, sizes, work=1 << 30, factor=scale)
+        if partial is not None:
+            self._run("merge_segments", tensors, sizes, work=partial.numel(), factor=scale)
         return output
 
     def prefill(

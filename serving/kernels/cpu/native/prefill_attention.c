@@ -191,7 +191,7 @@ static void attend(const struct operation *o, const struct row *row, long head, 
         b->total[m] = splat(0.0f);
         b->position[m] = row->end - row->tokens + r / group;
         for (long d = 0; d < D; d += LANES) {
-            store(b->queries + m * D + d, load(query + d) * splat((float)o->f[0]));
+            store(b->queries + m * D + d, load(query + d) * splat((float)o->f));
             store(b->acc + m * D + d, splat(0.0f));
         }
     }
@@ -216,7 +216,7 @@ static long blocks_of(const struct operation *o, long i, long size) {
 /* p: query [.., Hq, D], key cache, value cache [slots, Hkv, D], tables [.., width] int32, seq_lens int32, picks [3, R] int64:
  * rows of these two, the first of their new tokens and how many; nothing, output [.., Hq, D];
  * n: R, Hq, Hkv, D, block size, width, floats between queries, window or 0; f: scale. Needs D <= MAX_HEAD, a multiple of 8. */
-void prefill_attention(const struct operation *o, const struct worker *me) {
+void prefill_attention(const struct operation *o, struct worker *me) {
     long R = o->n[0], heads = o->n[2], group = o->n[1] / heads, size = 2 * BLOCK, total;
     do { /* few rows: smaller blocks, so that every thread has some */
         size /= 2;
@@ -225,7 +225,8 @@ void prefill_attention(const struct operation *o, const struct worker *me) {
     } while (total < 2 * me->count && size > LEAST_BLOCK);
     struct block b;
     long i = 0, before = 0; /* blocks of the rows before row i */
-    for (long piece = claim(me); piece < total; piece = claim(me)) {
+    for (long piece; (piece = next_piece(me, total)) >= 0;) {
+        if (piece < before) i = before = 0;
         for (long mine = blocks_of(o, i, size); piece >= before + mine; mine = blocks_of(o, ++i, size)) before += mine;
         struct row row = find_row(o, i);
         long rows = row.tokens * group, blocks = (rows + size - 1) / size;

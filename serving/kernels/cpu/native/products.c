@@ -93,10 +93,10 @@ INLINE void panel_rows(const struct product *p, long panel, long start, long sto
 }
 
 /* p: x [M, K], w in panels, bias [N] or NULL, y [M, N]; n: M, N, K. */
-void linear_panels(const struct operation *o, const struct worker *me) {
+void linear_panels(const struct operation *o, struct worker *me) {
     struct product p = {o->p[0], o->p[1], o->p[2], o->p[3], o->n[0], o->n[1], o->n[2]};
     long panels = p.N / PANEL, claims = (panels + CLAIM - 1) / CLAIM, blocks = (p.M + ROW_BLOCK - 1) / ROW_BLOCK;
-    for (long piece = claim(me); piece < blocks * claims; piece = claim(me)) {
+    for (long piece; (piece = next_piece(me, blocks * claims)) >= 0;) {
         long first = piece % claims * CLAIM, end = first + CLAIM < panels ? first + CLAIM : panels;
         if (p.M <= 3) {
             side_by_side(&p, first, end);
@@ -115,16 +115,16 @@ void linear_panels(const struct operation *o, const struct worker *me) {
 }
 
 /* Rewrites rows [N, K] as panels in their own memory. p: w, scratch [count of threads, 16, K]; n: N, K. */
-void pack_panels(const struct operation *o, const struct worker *me) {
+void pack_panels(const struct operation *o, struct worker *me) {
     long N = o->n[0], K = o->n[1], first, end;
     float *scratch = (float *)o->p[1] + me->index * PANEL * K;
-    share(me, N / PANEL, &first, &end);
-    for (long panel = first; panel < end; panel++) {
-        float *at = (float *)o->p[0] + panel * PANEL * K;
-        memcpy(scratch, at, PANEL * K * sizeof(float));
-        for (long k = 0; k < K; k++)
-            for (long lane = 0; lane < PANEL; lane++) at[k * PANEL + lane] = scratch[lane * K + k];
-    }
+    while (next_share(me, N / PANEL, 1, &first, &end))
+        for (long panel = first; panel < end; panel++) {
+            float *at = (float *)o->p[0] + panel * PANEL * K;
+            memcpy(scratch, at, PANEL * K * sizeof(float));
+            for (long k = 0; k < K; k++)
+                for (long lane = 0; lane < PANEL; lane++) at[k * PANEL + lane] = scratch[lane * K + k];
+        }
 }
 
 /* Dot products of `rows` rows of x with `cols` rows of w. */
@@ -156,15 +156,15 @@ INLINE void dot_rows(const float *x, const float *w, const float *bias, float *y
 }
 
 /* Weights as they are, [N, K], for shapes that make no whole panels. Fields as in linear_panels. */
-void linear_rows(const struct operation *o, const struct worker *me) {
+void linear_rows(const struct operation *o, struct worker *me) {
     const float *x = o->p[0], *w = o->p[1], *bias = o->p[2];
     float *y = o->p[3];
     long M = o->n[0], N = o->n[1], K = o->n[2], first, end;
-    share(me, (N + 3) / 4, &first, &end);
-    for (long n = 4 * first; n < 4 * end && n < N; n += 4) {
-        if (n + 4 <= N) dot_rows(x, w + n * K, bias ? bias + n : NULL, y + n, M, K, N, 4);
-        else
-            for (long last = n; last < N; last++)
-                dot_rows(x, w + last * K, bias ? bias + last : NULL, y + last, M, K, N, 1);
-    }
+    while (next_share(me, (N + 3) / 4, 8, &first, &end))
+        for (long n = 4 * first; n < 4 * end && n < N; n += 4) {
+            if (n + 4 <= N) dot_rows(x, w + n * K, bias ? bias + n : NULL, y + n, M, K, N, 4);
+            else
+                for (long last = n; last < N; last++)
+                    dot_rows(x, w + last * K, bias ? bias + last : NULL, y + last, M, K, N, 1);
+        }
 }

@@ -4,37 +4,53 @@
 
 #include <stdatomic.h>
 
+#define MAX_THREADS 512
+
 struct operation {
     long kind;
     void *p[8]; /* addresses */
     long n[10]; /* sizes; the last says how much work it is, in floats, and whether a single thread does it faster */
-    double f[2];
+    double f;
+    long after; /* it writes what operations before this one read or wrote: no thread may be busy with one of them still */
 };
 
-/* What the threads of a region share. All begin as 0. */
+/* What a thread is busy with, or 0: program.c. Each in a cache line of its own. */
+struct seat {
+    _Alignas(64) atomic_ulong busy;
+};
+
+/* What the threads of a region share. */
 struct team {
-    atomic_int arrived, phase, sleeping;
-    atomic_long claimed;
+    _Alignas(64) atomic_ulong progress; /* the current operation, and how many of its pieces are finished and claimed */
+    atomic_int phase, sleeping;
+    struct seat seats[MAX_THREADS];
 };
 
 struct worker {
     struct team *team;
     long index, count;
+    const struct operation *operations;
+    long length, current;     /* of the program; the operation that this thread is in */
+    long piece;               /* what a thread without a team has got to */
+    long helped;              /* whose piece it computes, if not its own */
+    unsigned long word;       /* of what it is busy with, or 0 */
+    unsigned long began, took; /* ticks at the start of its piece, and how many the last one took */
 };
 
-typedef void operation_part(const struct operation *, const struct worker *);
+typedef void operation_part(const struct operation *, struct worker *);
 operation_part embed, linear_panels, linear_rows, pack_panels, rms_norm, rotary, silu_mul, write_kv, decode_attention,
-    prefill_attention;
+    merge_segments, prefill_attention;
 
-void meet(const struct worker *me);
+/* The next piece, 0 <= piece < total, of the operation for this thread to compute, or -1 when all are finished. What a thread
+ * that lost its core is busy with may be handed out once more: both write the same bits. */
+long next_piece(struct worker *me, long total);
 
-/* This thread's share of `total` equal pieces: first <= piece < end. */
-static inline void share(const struct worker *me, long total, long *first, long *end) {
-    *first = total * me->index / me->count;
-    *end = total * (me->index + 1) / me->count;
-}
-
-/* The next piece that no thread of the team has begun in this operation. */
-static inline long claim(const struct worker *me) {
-    return atomic_fetch_add_explicit(&me->team->claimed, 1, memory_order_relaxed);
+/* The next of some equal shares of `total`, `per_thread` for each thread: first <= i < end. */
+static inline int next_share(struct worker *me, long total, long per_thread, long *first, long *end) {
+    long most = me->count * per_thread, shares = total < most ? total : most;
+    long share = next_piece(me, shares);
+    if (share < 0) return 0;
+    *first = total * share / (shares > 0 ? shares : 1);
+    *end = total * (share + 1) / (shares > 0 ? shares : 1);
+    return 1;
 }

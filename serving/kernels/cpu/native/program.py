@@ -25,13 +25,21 @@ logger = logging.getLogger(__name__)
 
 KINDS = (
     "embed", "linear_panels", "linear_rows", "pack_panels", "rms_norm", "rotary", "silu_mul", "write_kv",
-    "decode_attention", "prefill_attention",
+    "decode_attention", "merge_segments", "prefill_attention",
 )  # fmt: skip
 """In the order of program.c."""
 _KIND = {name: index for index, name in enumerate(KINDS)}
 _NUM_ADDRESSES, _NUM_SIZES = 8, 10
-_RECORD = struct.Struct(f"q{_NUM_ADDRESSES}q{_NUM_SIZES}q2d")
+_RECORD = struct.Struct(f"q{_NUM_ADDRESSES}q{_NUM_SIZES}qdq")
+_OUTPUTS: dict[str, tuple[int, ...]] = {
+    "embed": (2,), "linear_panels": (3,), "linear_rows": (3,), "pack_panels": (0,), "rms_norm": (3,),
+    "rotary": (3,), "silu_mul": (1,), "write_kv": (2, 3), "decode_attention": (6, 7), "merge_segments": (),
+    "prefill_attention": (7,),
+}  # fmt: skip
+"""Which addresses an operation writes to; a norm that adds, to its second one too."""
 _ALIGNMENT = 64
+_AMPLE_BYTES = 16 << 20
+"""Of an arena: up to that size, places are used again late rather than early."""
 _FACTS = frozenset(
     {"__get__", "__len__", "data_ptr", "dim", "element_size", "is_contiguous", "nelement", "numel", "size", "stride",
      "storage_offset", "untyped_storage"}
@@ -73,7 +81,7 @@ def run(
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
     addresses += [0] * (_NUM_ADDRESSES - len(addresses))
     padding = [0] * (_NUM_SIZES - 1 - len(sizes))
-    record = _RECORD.pack(_KIND[kind], *addresses, *sizes, *padding, work, factor, 0.0)
+    record = _RECORD.pack(_KIND[kind], *addresses, *sizes, *padding, work, factor, 0)
     recording = _recording.get()
     if recording is not None:
         recording.records.append(record)
@@ -183,6 +191,17 @@ class NativeGraphs:
             self._said_why = True
 
 
+def _changes_its_input(record: Sequence[Any]) -> bool:
+    """Then no piece of it is computed twice (program.c), and no thread is late in it."""
+    return KINDS[record[0]] == "pack_panels" or (KINDS[record[0]] == "rms_norm" and record[1] != 0)
+
+
+def _written(record: Sequence[Any]) -> list[int]:
+    """The addresses that it writes to."""
+    slots = _OUTPUTS[KINDS[record[0]]] + ((1,) if _changes_its_input(record) else ())
+    return [record[1 + slot] for slot in slots if record[1 + slot]]
+
+
 class _Plan:
     """Where in an arena each tensor of a recording lies: two share a place if one is last used before the other is made."""
 
@@ -199,15 +218,23 @@ class _Plan:
                 if (found := self._find(address)) is not None:
                     uses[found[0]].append(step)
         uses[result].append(len(self._records))
+        self._lives = {index: (steps[0], steps[-1]) for index, steps in uses.items() if steps}
         self.offsets: dict[int, int] = {}
+        self._displaced: dict[int, list[int]] = {}
         self.num_bytes = 0
-        self._assign({index: (steps[0], steps[-1]) for index, steps in uses.items() if steps})
+        total_bytes = sum(self._sizes[index] for index in self._lives)
+        rest = min(len(self._records), len(self._records) * _AMPLE_BYTES // max(1, total_bytes))
+        self._assign(rest)
+        while rest > 0 and self.num_bytes > _AMPLE_BYTES:
+            rest = rest * 3 // 4
+            self._assign(rest)
 
     def place(self, base: int) -> bytes:
         """The records with addresses in the arena that begins at `base`."""
         records = []
-        for record in self._records:
+        for record, after in zip(self._records, self._waits(), strict=True):
             placed = list(record)
+            placed[-1] = after
             for slot in range(1, 1 + _NUM_ADDRESSES):
                 if (found := self._find(record[slot])) is not None:
                     placed[slot] = base + self.offsets[found[0]] + found[1]
@@ -222,17 +249,45 @@ class _Plan:
         index, distance = self._tensors[position], address - self._starts[position]
         return (index, distance) if distance < self._sizes[index] else None
 
-    def _assign(self, lives: dict[int, tuple[int, int]]) -> None:
-        """The first place that is free for the whole life of a tensor, in the order in which they are made."""
-        alive: list[tuple[int, int, int]] = []  # start, end, last use
-        for index, (first, last) in sorted(lives.items(), key=lambda item: item[1]):
-            alive = sorted(place for place in alive if place[2] >= first)
+    def _waits(self) -> list[int]:
+        """For each record the first operation that late threads may still be busy with when it begins: what it writes was
+        used last by the one before, whether as the same tensor or as another one in the same place."""
+        waits, last_use = [], dict[int, int]()
+        for step, record in enumerate(self._records):
+            written = [key for address in _written(record) for key in self._lost(self._key(address), step)]
+            waits.append(max((last_use.get(key, -1) + 1 for key in written), default=0))
+            if not _changes_its_input(record):
+                last_use.update((self._key(address), step) for address in record[1 : 1 + _NUM_ADDRESSES])
+        return waits
+
+    def _key(self, address: int) -> int:
+        """The index of a tensor, or for what is not in the arena a negative number."""
+        found = self._find(address)
+        return ~address if found is None else found[0]
+
+    def _lost(self, key: int, step: int) -> list[int]:
+        """What is gone when `step` writes to `key`."""
+        is_new = key in self._lives and self._lives[key][0] == step
+        return self._displaced[key] if is_new else [key]
+
+    def _assign(self, rest: int) -> None:
+        """The first place that is free for the whole life of a tensor, in the order in which they are made, and for `rest`
+        operations before: threads that are late there need not be waited for."""
+        self.num_bytes = 0
+        alive: list[tuple[int, int, int, int]] = []  # start, end, last use, index
+        gone: list[tuple[int, int, int, int]] = []  # whose places nobody has taken
+        for index, (first, last) in sorted(self._lives.items(), key=lambda item: item[1]):
+            gone += [place for place in alive if place[2] + rest < first]
+            alive = sorted(place for place in alive if place[2] + rest >= first)
             start = 0
             needed = -(-self._sizes[index] // _ALIGNMENT) * _ALIGNMENT
-            for taken, end, _ in alive:
+            for taken, end, _, _ in alive:
                 if start + needed <= taken:
                     break
                 start = max(start, end)
-            alive.append((start, start + needed, last))
+            stop = start + needed
+            self._displaced[index] = [other for begin, end, _, other in gone if begin < stop and start < end]
+            gone = [place for place in gone if place[1] <= start or place[0] >= stop]
+            alive.append((start, stop, last, index))
             self.offsets[index] = start
-            self.num_bytes = max(self.num_bytes, start + needed)
+            self.num_bytes = max(self.num_bytes, stop)
