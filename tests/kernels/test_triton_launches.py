@@ -16,7 +16,8 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime import jit
 
 from serving.contracts import SamplerSteps
-from serving.kernels.triton import kv_write, paged_attention, pointwise
+from serving.kernels.small_sums import MAX_PROGRAMS
+from serving.kernels.triton import kv_write, one_shot, paged_attention, pointwise
 from serving.kernels.triton.sampler_launch import TritonSampler, token_logprobs
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -82,6 +83,8 @@ def step(num_rows: int, dtype: torch.dtype, cache_dtype: torch.dtype) -> None:
     query = kv_write.rotate_and_cache(rotated, value, table, positions, *caches, positions)
     kv_write.reshape_and_cache(rotated[:, heads:], value, *caches, positions)
     pointwise.silu_mul(torch.zeros(num_rows, 512, dtype=dtype))
+    addresses, turns = torch.zeros(2, 2, dtype=torch.int64), torch.zeros(MAX_PROGRAMS, dtype=torch.int64)
+    one_shot.one_shot_sum(x, *addresses, turns, rank=1, num_ranks=2)
     for deterministic in (False, True):
         launch = paged_attention.Launch(
             counters=paged_attention.new_counters(CPU), deterministic=deterministic
@@ -118,7 +121,7 @@ def launch_all() -> None:
 
 def test_arguments_are_bound_and_typed(launches: Launches) -> None:
     launch_all()
-    assert len(launches.builds) == 15
+    assert len(launches.builds) == 16
 
 
 def test_a_lone_row_needs_no_builds_of_its_own(launches: Launches) -> None:
