@@ -13,6 +13,7 @@ from typing import IO, Self
 
 from benchmarks.peers.contracts import EngineFailed
 
+_LAST_WORDS_LIMIT_S = 5.0
 _STOP_LIMIT_S = 15.0
 # What a process checks of its children once it goes on must find them going on already.
 _HEAD_START_S = 0.1
@@ -73,6 +74,11 @@ class EngineProcess:
     def failure(self, what: str) -> EngineFailed:
         tail = self.log.read_text(errors="replace")[-_LOG_TAIL_CHARS:]
         return EngineFailed(f"{what}; the end of its log ({self.log}):\n{tail}")
+
+    def wait_for_last_words(self) -> None:
+        """Its pipe is closed, so it ends; what it says of its end may come after that."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LAST_WORDS_LIMIT_S)
 
     def cpu_s(self) -> float:
         """User and system seconds of the process and its living descendants, and of children that they waited for."""

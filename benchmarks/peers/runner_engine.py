@@ -80,6 +80,9 @@ class RunningProgram(EngineProcess):
         reader.join(_ANSWER_LIMIT_S)
         if not lines:
             raise self.failure(f"no answer within {_ANSWER_LIMIT_S:g} s")
+        if not lines[0]:
+            self.wait_for_last_words()
+            raise self.failure("the runner ended")
         try:
             answer = json.loads(lines[0])
         except ValueError:
