@@ -42,9 +42,11 @@ KERNEL_TESTS = (
 ENGINE_TESTS = (
     "tests/gpu/test_engine.py",
     "tests/gpu/test_graphs.py",
+    "tests/gpu/test_weights.py",
     "tests/gpu/test_structured_output.py",
     "tests/gpu/test_memory.py",
     "tests/gpu/test_server.py",
+    "tests/gpu/test_one_shot.py",
 )
 _TAIL_CHARACTERS = 6000
 _LEAST_S = 5.0  # a part that had less would only be begun
@@ -148,7 +150,7 @@ def _parts(options: argparse.Namespace, models: Path, report: Report) -> list[Pa
         engine("engine", "engine", small, 120),
         measuring("saturated", "saturated", large, 150),
         measuring("server", "server", large, 180),
-        measuring("server", "server", small, 90),
+        measuring("server", "server", small, 120),
         engine("transformers", "transformers_peer", small, 100),
         engine("transformers", "transformers_peer", large, 75),
     ]

@@ -72,7 +72,6 @@ def _measure_mix(model: Any, options: Options, record: Record, deadline_s: float
     with model.continuous_batching_context_manager(
         generation_config=config, continuous_batching_config=sizes, timeout=_STOP_S, workload_hints=hints
     ) as manager:
-        record.add("mix.attention", model.config._attn_implementation)
         started_s = time.perf_counter()
         for prompt, length in zip(prompts, lengths, strict=True):
             manager.add_request(prompt, max_new_tokens=length, eos_token_id=_NO_TOKEN)

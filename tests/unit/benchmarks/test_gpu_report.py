@@ -259,3 +259,13 @@ def test_every_target_has_a_part_in_the_order_of_worth(
     command = parts[-1].command(tmp_path / "record.json")
     assert command[-4:] == ["--bytes-per-s", "3250000000000.0", "--flop-per-s", "750000000000000.0"]
     assert ("--without-vllm" in command) == dry
+
+
+def test_every_gpu_test_is_run() -> None:
+    marked = {
+        str(path.relative_to(run.ROOT))
+        for path in (run.ROOT / "tests" / "gpu").glob("test_*.py")
+        if "pytestmark = pytest.mark.gpu" in path.read_text()
+    }
+    assert marked
+    assert sorted(marked) == sorted({*run.KERNEL_TESTS, *run.ENGINE_TESTS})
