@@ -66,9 +66,10 @@ class DecodeInputs:
         self._longest = block_size * max_blocks
         self._device = device
         kinds = ["int64"] * (4 + len(groups)) + ["int32"]
-        self._arena = np.zeros(8 * max_rows * len(kinds), dtype=np.uint8)
+        # At multiples of 16 bytes, like what other steps are given: elsewhere Triton would compile its kernels once more.
+        size = -(-8 * max_rows // 16) * 16
+        self._arena = np.zeros(size * len(kinds), dtype=np.uint8)
         self._arena_on_device = device.mirror(self._arena)
-        size = 8 * max_rows
         parts = [slice(index * size, index * size + size) for index in range(len(kinds))]
         self._arrays = [self._arena[part].view(kind) for part, kind in zip(parts, kinds, strict=True)]
         tensors = [

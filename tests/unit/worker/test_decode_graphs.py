@@ -160,6 +160,18 @@ def test_what_lies_behind_the_rows_is_padding() -> None:
                 assert num_rows < 2 or metadata.block_tables[1, 3] == (8 if name == "window" else 0)
 
 
+def test_inputs_begin_where_kernels_like_it() -> None:
+    for max_rows in (1, 3, 8):
+        packed = DecodeInputs(max_rows, ["full"], block_size=4, max_blocks=5, device=ApartDevice()).packed(
+            max_rows
+        )
+        metadata = packed.attention["full"]
+        assert packed.sources is not None
+        inputs = (packed.positions, packed.sources, metadata.slot_mapping, metadata.seq_lens)
+        assert [(t.data_ptr() - packed.token_ids.data_ptr()) % 16 for t in inputs] == [0, 0, 0, 0]
+        assert [len(t) for t in inputs] == [max_rows] * 4
+
+
 @pytest.mark.parametrize("max_rows", [1, 2, 3, 7, 8, 9, 100, 256, 512])
 def test_padded_sizes_waste_little(max_rows: int) -> None:
     sizes = padded_sizes(max_rows)
