@@ -155,7 +155,7 @@ def _over_http(found: dict[str, Any], ceilings: floor.Ceilings, shapes: Shapes) 
     typical = (shortest + longest) // 2
     kept = (typical - 1) // _BLOCK_TOKENS * _BLOCK_TOKENS
     yield Row(
-        f"{shape}, prompts of {shortest} to {longest} tokens: first token, warm over cold",
+        f"{shape}, prompts of {shortest} to {longest} tokens: first token, times faster when seen before",
         cold / warm if cold and warm else None,
         20.0,
         more_is_better=True,
