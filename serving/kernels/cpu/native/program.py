@@ -38,8 +38,9 @@ _OUTPUTS: dict[str, tuple[int, ...]] = {
 }  # fmt: skip
 """Which addresses an operation writes to; a norm that adds, to its second one too."""
 _ALIGNMENT = 64
-_AMPLE_BYTES = 16 << 20
-"""Of an arena: up to that size, places are used again late rather than early."""
+_AMPLE_BYTES = 8 << 20
+"""Of an arena: up to that size, places are used again late rather than early. A layer's worth is about what a thread on its
+own gets through while another one is held; more costs steps of many rows their place in the processor's caches."""
 _FACTS = frozenset(
     {"__get__", "__len__", "data_ptr", "dim", "element_size", "is_contiguous", "nelement", "numel", "size", "stride",
      "storage_offset", "untyped_storage"}
