@@ -27,7 +27,7 @@ ctypes.CDLL(sys.argv[1] + "/driver/libcuda.so.1", mode=ctypes.RTLD_GLOBAL)
 from serving.kernels.triton import prebuilt
 prebuilt.FOLDER = Path(sys.argv[1]) / "prebuilt"
 from triton.backends.nvidia import driver
-print(callable(driver.CudaUtils().launch))
+print(callable(driver.CudaUtils().load_binary))
 """
 MANAGER = "serving.kernels.triton.prebuilt:PrebuiltModules"
 
