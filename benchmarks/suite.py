@@ -78,7 +78,7 @@ SECTIONS = (
     Section(
         "arrivals-32m",
         "Poisson arrivals at 0.5 to 2 times the capacity",
-        ("--workload", "arrivals", "--rounds", "1"),
+        ("--workload", "arrivals", "--rounds", "1", "--engines", *_MIXING),
     ),
     Section("start-32m", "process start to first token", ("--workload", "start", "--engines", *_PEERS)),
     Section("front", "the front over an engine stand-in", (), program="benchmarks.front"),

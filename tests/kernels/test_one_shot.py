@@ -49,7 +49,9 @@ def test_every_rank_has_the_sum_in_the_order_of_ranks(size: int, num_turns: int,
         assert result["longest"] == size
 
 
-@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize(
+    "capability", [pytest.param(80, marks=pytest.mark.full), 90, pytest.param(100, marks=pytest.mark.full)]
+)
 @pytest.mark.parametrize(("kind", "itemsize"), [("bf16", 2), ("fp32", 4)])
 def test_what_the_others_read_is_ordered(
     capability: int, kind: str, itemsize: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
