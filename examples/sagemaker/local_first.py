@@ -18,7 +18,7 @@ with local_mode.running() as local:
 
     predictor = TextGenPredictor("first", client=local.client("sagemaker-runtime"))
     for text in predictor.stream_text(
-        [{"role": "user", "content": "Tell me a story about a fox."}], max_tokens=60
+        [{"role": "user", "content": "Tell me a story about a fox."}], max_tokens=60, temperature=0
     ):
         print(text, end="", flush=True)
     print()
