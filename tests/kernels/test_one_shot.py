@@ -45,7 +45,8 @@ def test_every_rank_has_the_sum_in_the_order_of_ranks(size: int, num_turns: int,
     for result in run_ranks(size, tmp_path, "cpu", num_turns, {"TRITON_INTERPRET": "1"}):
         assert result["wrong"] == []
         assert result["refused"], "one rank cannot map the others' memory, so no rank may wait for it"
-        assert result["accepts"] == {"whole": True, "longer": False, "odd": False, "integers": False}
+        # With more than four ranks half of what there is room for.
+        assert result["accepts"] == {"whole": size <= 4, "longer": False, "odd": False, "integers": False}
         assert result["longest"] == size
 
 
