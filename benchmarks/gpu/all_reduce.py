@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -111,10 +110,9 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    kinds: tuple[Literal["cuda"], Literal["cpu"]] = ("cuda", "cpu")
     parser.add_argument("record", type=Path, help="JSON file for the results")
     parser.add_argument("--ranks", type=int, default=2, help="processes, and GPUs (2)")
-    parser.add_argument("--device", choices=kinds, default="cuda")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
