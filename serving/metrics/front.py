@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -27,6 +28,7 @@ class ServerMetrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self._binding = threading.Lock()
         self._declared: dict[str, tuple[Kind, str]] = {}
         self.request_count = self._counter("tgi_request_count", "Generation calls")
         self.request_success = self._counter("tgi_request_success", "Generation calls that succeeded")
@@ -74,13 +76,14 @@ class ServerMetrics:
         self.max_new_tokens: Histogram | None = None
 
     def bind_limits(self, *, max_input_tokens: int, max_total_tokens: int) -> None:
-        """Make the histograms whose buckets follow the model's limits. Later calls change nothing."""
-        if self.input_length is not None:
-            return
-        steps = _hundred_steps(max_total_tokens)
-        self.generated_tokens = self._histogram("tgi_request_generated_tokens", steps)
-        self.max_new_tokens = self._histogram("tgi_request_max_new_tokens", steps)
-        self.input_length = self._histogram("tgi_request_input_length", _hundred_steps(max_input_tokens))
+        """Make the histograms whose buckets follow the model's limits. Later calls, and calls beside it, change nothing."""
+        with self._binding:
+            if self.input_length is not None:
+                return
+            steps = _hundred_steps(max_total_tokens)
+            self.generated_tokens = self._histogram("tgi_request_generated_tokens", steps)
+            self.max_new_tokens = self._histogram("tgi_request_max_new_tokens", steps)
+            self.input_length = self._histogram("tgi_request_input_length", _hundred_steps(max_input_tokens))
 
     def observe_token_gaps(self, gaps: BucketCounts) -> None:
         """Add a request's `gaps` (bounds `DURATION_S`) to the inter-token latency, bucket by bucket: one call per

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -127,6 +130,27 @@ def parse(page: bytes) -> tuple[dict[str, str], dict[str, list[tuple[dict[str, s
             labels = dict(re.findall(r'(\w+)="([^"]*)"', match[2] or ""))
             samples.setdefault(match[1], []).append((labels, float(match[3])))
     return types, samples
+
+
+def test_first_requests_may_come_together() -> None:
+    """Every call binds the limits, and which of several first calls comes first must not matter."""
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            for _ in range(20):
+                metrics, together = ServerMetrics(), threading.Barrier(4)
+
+                def first_call(
+                    metrics: ServerMetrics = metrics, together: threading.Barrier = together
+                ) -> None:
+                    together.wait()
+                    metrics.bind_limits(max_input_tokens=MAX_INPUT, max_total_tokens=MAX_TOTAL)
+
+                for call in [threads.submit(first_call) for _ in range(4)]:
+                    call.result()
+    finally:
+        sys.setswitchinterval(interval_s)
 
 
 @pytest.fixture
