@@ -116,12 +116,13 @@ class StandIn:
     ) -> Received | None:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            first, *lines = head.strip().split("\r\n")
+            headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
+            size = int(next(value for name, value in headers if name.lower() == "content-length"))
+            body = await reader.readexactly(size)
         except asyncio.IncompleteReadError:
+            self.gone.set()
             return None
-        first, *lines = head.strip().split("\r\n")
-        headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
-        size = int(next(value for name, value in headers if name.lower() == "content-length"))
-        body = await reader.readexactly(size)
         return Received(first.split(" ")[1], headers, body, number, reader, writer)
 
 

@@ -144,7 +144,7 @@ def test_unary_answer_has_the_unary_clock() -> None:
     async def script(request: Received) -> None:
         await rig.stand_in.until_gone(request)
 
-    with running(script, clocks=RuntimeClocks(unary_s=0.2)) as rig, openai_client(rig) as client:
+    with running(script, clocks=RuntimeClocks(unary_s=1.0)) as rig, openai_client(rig) as client:
         with pytest.raises(openai.APIStatusError, match="timed out") as caught:
             client.chat.completions.create(model="m", messages=MESSAGES)
         assert caught.value.status_code == 424

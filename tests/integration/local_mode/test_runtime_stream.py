@@ -172,7 +172,7 @@ def test_stream_that_does_not_begin_in_time() -> None:
     async def script(request: Received) -> None:
         await rig.stand_in.until_gone(request)
 
-    with running(script, clocks=RuntimeClocks(stream_head_s=0.2)) as rig:
+    with running(script, clocks=RuntimeClocks(stream_head_s=1.0)) as rig:
         client = rig.client()
         with pytest.raises(client.exceptions.ModelError, match="timed out"):
             parts(client)

@@ -164,7 +164,7 @@ def test_no_answer_in_time() -> None:
     async def script(request: Received) -> None:
         await rig.stand_in.until_gone(request)
 
-    with running(script, clocks=RuntimeClocks(unary_s=0.2)) as rig:
+    with running(script, clocks=RuntimeClocks(unary_s=1.0)) as rig:
         answer = model_error(rig.client())
         assert (
             "Your invocation timed out while waiting for a response from container primary."
@@ -181,7 +181,7 @@ def test_an_answer_that_is_not_complete_in_time_is_none() -> None:
         await request.chunk(b"first")
         await rig.stand_in.until_gone(request)
 
-    with running(script, clocks=RuntimeClocks(unary_s=0.2)) as rig:
+    with running(script, clocks=RuntimeClocks(unary_s=1.0)) as rig:
         assert "timed out" in model_error(rig.client())["OriginalMessage"]
 
 
@@ -267,7 +267,7 @@ def test_client_that_goes_takes_the_containers_connection_along() -> None:
 
     with running(script) as rig:
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{rig.url}/endpoints/chat/invocations", content=b"x", timeout=0.3)
+            httpx.post(f"{rig.url}/endpoints/chat/invocations", content=b"x", timeout=1.0)
         assert rig.stand_in.gone.wait(5)
 
 
