@@ -26,6 +26,7 @@ from setproctitle import setproctitle
 from serving import logs
 from serving.config import ENGINE_SOCKET, RUN_CONFIG_FILE, ServerConfig, Stage
 from serving.engine.rank_group import RankDied
+from serving.engine.torch_import import leave_out_meta_kernels
 from serving.errors import InvalidRequest, RequestError, ServingError, StartupError, to_wire
 from serving.ipc.lifeline import die_with_parent
 from serving.ipc.server import EngineHub, FrontClosed, FrontEvent, front_of
@@ -76,6 +77,7 @@ def build_core(options: BootOptions) -> tuple[EngineCore, EngineReady]:
 
     clock = StartClock(since_exec=True)
     clock.mark("interpreter")
+    leave_out_meta_kernels()
     from serving.engine.boot import boot
 
     booted = boot(
