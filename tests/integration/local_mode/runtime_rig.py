@@ -16,7 +16,7 @@ from botocore.config import Config
 from starlette.applications import Starlette
 
 from local_mode.contracts import Kind, Record, ServiceError, Target
-from local_mode.runtime import RuntimeSettings, runtime
+from local_mode.runtime import RuntimeClocks, RuntimeSettings, runtime
 
 LOG_ARN = "arn:aws:logs:us-east-1:123456789012:log-group:/aws/sagemaker/Endpoints/chat"
 WAIT_S = 20.0
@@ -59,6 +59,9 @@ class Received:
 
 
 Script = Callable[[Received], Awaitable[None]]
+
+PATIENT = RuntimeClocks(accept_s=WAIT_S)
+"""Client and container share a loop, which may not turn for longer than the platform waits for a connection."""
 
 
 async def echo(request: Received) -> None:
@@ -291,6 +294,6 @@ class Rig:
 
 
 @contextlib.contextmanager
-def running(script: Script = echo, **settings: Any) -> Iterator[Rig]:
-    with Rig(RuntimeSettings(**settings), stand_in=StandIn(script=script)) as rig:
+def running(script: Script = echo, *, clocks: RuntimeClocks = PATIENT, **settings: Any) -> Iterator[Rig]:
+    with Rig(RuntimeSettings(clocks=clocks, **settings), stand_in=StandIn(script=script)) as rig:
         yield rig

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from local_mode.runtime import RuntimeClocks, parse_fault
-from tests.integration.local_mode.runtime_rig import Received, Rig, Script, running
+from local_mode.runtime import parse_fault
+from tests.integration.local_mode.runtime_rig import PATIENT, Received, Rig, Script, running
 
 DELTAS = ["Gr", "üß", "e 🙂"]
 
@@ -123,7 +124,7 @@ async def break_off(request: Received) -> None:
     request.close()
 
 
-SHORT = RuntimeClocks(stream_s=1.0)
+SHORT = replace(PATIENT, stream_s=1.0)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_unary_answer_has_the_unary_clock() -> None:
     async def script(request: Received) -> None:
         await rig.stand_in.until_gone(request)
 
-    with running(script, clocks=RuntimeClocks(unary_s=1.0)) as rig, openai_client(rig) as client:
+    with running(script, clocks=replace(PATIENT, unary_s=1.0)) as rig, openai_client(rig) as client:
         with pytest.raises(openai.APIStatusError, match="timed out") as caught:
             client.chat.completions.create(model="m", messages=MESSAGES)
         assert caught.value.status_code == 424

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -13,7 +14,7 @@ from botocore.eventstream import ChecksumMismatch
 from botocore.exceptions import ClientError, EventStreamError
 
 from local_mode.runtime import RuntimeClocks, parse_fault
-from tests.integration.local_mode.runtime_rig import Received, Rig, running
+from tests.integration.local_mode.runtime_rig import PATIENT, Received, Rig, running
 
 TEXT = "Größe 🙂 漢字 👩‍👩‍👧 " * 40
 
@@ -160,7 +161,7 @@ def test_container_that_breaks_off_is_an_event() -> None:
 
 
 def test_stream_that_takes_too_long() -> None:
-    with running(hold, clocks=RuntimeClocks(stream_s=1.0)) as rig:
+    with running(hold, clocks=replace(PATIENT, stream_s=1.0)) as rig:
         seen, error = stream_error(rig.client())
         assert b"".join(seen) == b"first"
         assert "failed to finish sending the response" in str(error)
@@ -172,7 +173,7 @@ def test_stream_that_does_not_begin_in_time() -> None:
     async def script(request: Received) -> None:
         await rig.stand_in.until_gone(request)
 
-    with running(script, clocks=RuntimeClocks(stream_head_s=1.0)) as rig:
+    with running(script, clocks=replace(PATIENT, stream_head_s=1.0)) as rig:
         client = rig.client()
         with pytest.raises(client.exceptions.ModelError, match="timed out"):
             parts(client)
@@ -246,8 +247,8 @@ FAULTS = [
 ]
 
 
-def _faulty(*faults: str) -> Any:
-    return running(stream_lines, faults=tuple(parse_fault(fault) for fault in faults))
+def _faulty(*faults: str, clocks: RuntimeClocks = PATIENT) -> Any:
+    return running(stream_lines, faults=tuple(parse_fault(fault) for fault in faults), clocks=clocks)
 
 
 @pytest.mark.parametrize(("fault", "code", "word"), FAULTS)
@@ -287,7 +288,7 @@ def test_fault_that_corrupts_a_checksum() -> None:
     ],
 )
 def test_fault_instead_of_an_answer(fault: str, code: str, status: int) -> None:
-    with _faulty(fault) as rig:
+    with _faulty(fault, clocks=RuntimeClocks()) as rig:
         client = rig.client()
         for call in (client.invoke_endpoint, client.invoke_endpoint_with_response_stream):
             with pytest.raises(ClientError) as caught:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from local_mode.runtime import RuntimeClocks
-from tests.integration.local_mode.runtime_rig import LOG_ARN, Received, running
+from tests.integration.local_mode.runtime_rig import LOG_ARN, PATIENT, Received, running
 
 CONSOLE = (
     "See https://us-east-1.console.aws.amazon.com/cloudwatch/home?region=us-east-1"
@@ -164,7 +165,7 @@ def test_no_answer_in_time() -> None:
     async def script(request: Received) -> None:
         await rig.stand_in.until_gone(request)
 
-    with running(script, clocks=RuntimeClocks(unary_s=1.0)) as rig:
+    with running(script, clocks=replace(PATIENT, unary_s=1.0)) as rig:
         answer = model_error(rig.client())
         assert (
             "Your invocation timed out while waiting for a response from container primary."
@@ -181,7 +182,7 @@ def test_an_answer_that_is_not_complete_in_time_is_none() -> None:
         await request.chunk(b"first")
         await rig.stand_in.until_gone(request)
 
-    with running(script, clocks=RuntimeClocks(unary_s=1.0)) as rig:
+    with running(script, clocks=replace(PATIENT, unary_s=1.0)) as rig:
         assert "timed out" in model_error(rig.client())["OriginalMessage"]
 
 

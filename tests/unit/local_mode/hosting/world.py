@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import sys
 import time
@@ -167,9 +168,12 @@ async def until(condition: Callable[[], bool], limit_s: float = 20.0) -> None:
 
 
 def descendants() -> list[str]:
-    return [
-        " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True) if child.is_running()
-    ]
+    """Command lines of what runs below this process. Those that ended, waited for or not, have none."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found.append(" ".join(child.cmdline()))
+    return found
 
 
 def run(state: Path, story: Callable[[World], Awaitable[None]], **options: Any) -> World:
