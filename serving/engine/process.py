@@ -26,7 +26,6 @@ from setproctitle import setproctitle
 from serving import logs
 from serving.config import ENGINE_SOCKET, RUN_CONFIG_FILE, ServerConfig, Stage
 from serving.engine.rank_group import RankDied
-from serving.engine.torch_import import leave_out_meta_kernels
 from serving.errors import InvalidRequest, RequestError, ServingError, StartupError, to_wire
 from serving.ipc.lifeline import die_with_parent
 from serving.ipc.server import EngineHub, FrontClosed, FrontEvent, front_of
@@ -44,6 +43,7 @@ from serving.messages import (
     SessionOpened,
     StepOutputs,
 )
+from serving.torch_import import load_meta_kernels_beside, put_off_meta_kernels
 
 if TYPE_CHECKING:
     from serving.engine.core import EngineCore
@@ -77,7 +77,7 @@ def build_core(options: BootOptions) -> tuple[EngineCore, EngineReady]:
 
     clock = StartClock(since_exec=True)
     clock.mark("interpreter")
-    leave_out_meta_kernels()
+    put_off_meta_kernels()
     from serving.engine.boot import boot
 
     booted = boot(
@@ -90,6 +90,7 @@ def build_core(options: BootOptions) -> tuple[EngineCore, EngineReady]:
         on_rank_death=options.on_rank_death,
         clock=clock,
     )
+    load_meta_kernels_beside()
     return booted.core, booted.core.ready(architecture=booted.architecture)
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from serving.sampling_params import Watermark
+from serving.torch_import import load_meta_kernels
 
 _HASH_KEY = 15485863  # the paper's, and TGI's
 _CACHE_BYTES = 32 * 1024 * 1024
@@ -61,6 +62,7 @@ class GreenLists:
             if (found := self._lists.get(key)) is not None:
                 self._lists.move_to_end(key)
                 return found
+        load_meta_kernels()  # in torch 2.13 a generator asks for what they bring
         generator = torch.Generator(device="cpu").manual_seed(_HASH_KEY * token_id)
         order = torch.randperm(self._vocab_size, generator=generator, device="cpu")
         green = torch.zeros(self._vocab_size, dtype=torch.bool)

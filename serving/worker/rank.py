@@ -23,7 +23,6 @@ from setproctitle import setproctitle
 from serving import logs
 from serving.config import EngineConfig
 from serving.engine.executor import WorkerFactory, create_worker
-from serving.engine.torch_import import leave_out_meta_kernels
 from serving.errors import ServingError, TransportError
 from serving.ipc.channel import FrameReader, decode_to_rank, encode_frame
 from serving.ipc.lifeline import die_with_parent, on_hangup
@@ -37,6 +36,7 @@ from serving.messages import (
     Shutdown,
     ToRank,
 )
+from serving.torch_import import load_meta_kernels_beside, put_off_meta_kernels
 
 if TYPE_CHECKING:
     from serving.worker.worker import Worker
@@ -59,10 +59,11 @@ def main(arguments: Sequence[str] | None = None, *, worker_factory: WorkerFactor
     channel = EngineChannel(socket.socket(fileno=options.socket_fd))
     on_hangup(channel.sock, _leave)
     _report_uncaught(channel, options.rank)
-    leave_out_meta_kernels()
+    put_off_meta_kernels()
     worker = worker_factory(config, rank=options.rank, rendezvous=options.rendezvous)
     worker.load(None)
     channel.send(RankReady(rank=options.rank, free_bytes=worker.free_bytes()))
+    load_meta_kernels_beside()
     serve(channel, worker, options.rank)
     worker.close()
 

@@ -1,9 +1,11 @@
-"""The first `import torch` of an engine process, without the part that only compilers need.
+"""The first `import torch` of an engine process, with a part of it put off until the engine is ready.
 
 `torch/__init__.py` imports `torch._meta_registrations`: hundreds of shape functions in Python, and behind them `_decomp`,
 `_prims` and `_refs` with a hundred operators of their own. They answer tensors that have a shape and no memory
 (`device="meta"`, and the fake tensors of `torch.compile` and `torch.export`), which an engine never makes; a quarter of the
-import goes into them. They are left for the first who asks: for an attribute of the module, or for one of the compilers.
+import goes into them. They are put off, not left out: other parts of torch count on them without naming them (in 2.13
+`torch.Generator`). A thread loads them when the engine is ready, or before that whoever asks for an attribute of the module,
+for a compiler, or by `load_meta_kernels`.
 
 Knows torch's modules by name and imports none of them.
 """
@@ -20,32 +22,42 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
-LEFT_OUT = "torch._meta_registrations"
+PUT_OFF = "torch._meta_registrations"
+TRIED_WITH = ("2.13.",)
+"""Versions of torch with which the whole suite passed. Others are imported whole."""
 _COMPILERS = frozenset({"torch._dynamo", "torch._inductor"})
 """They count on the registrations and never name the module. Whoever compiles or exports a model imports one of them."""
 
+_VERSION = re.compile(r"^__version__ *= *['\"]([^'\"]+)", re.MULTILINE)
 _ACCELERATOR = re.compile(r"^(?:cuda|hip|rocm|xpu)\b[^=]*= *['\"]", re.MULTILINE)
 _once = threading.RLock()
 
 
-def leave_out_meta_kernels() -> bool:
-    """Let the coming `import torch` pass over the meta kernels. True if it will: torch is not imported yet, and a build for
-    the host alone. The packages that serve accelerators may use any part of torch, and wait longer for the device anyway."""
-    if "torch" in sys.modules or not _is_host_build():
+def put_off_meta_kernels() -> bool:
+    """Let the coming `import torch` pass over the meta kernels. True if it will: torch is not imported yet, of a version
+    that was tried, and a build for the host alone. The packages that serve accelerators may use any part of torch, and wait
+    longer for the device anyway."""
+    if "torch" in sys.modules or not _is_tried():
         return False
     sys.meta_path.insert(0, _Finder())
     return True
 
 
+def load_meta_kernels_beside() -> None:
+    """`load_meta_kernels` in a thread of its own."""
+    if isinstance(sys.modules.get(PUT_OFF), _PutOff):
+        threading.Thread(target=load_meta_kernels, name="torch", daemon=True).start()
+
+
 def load_meta_kernels() -> None:
-    """Import what was left out, if it was."""
-    module = sys.modules.get(LEFT_OUT)
+    """Import what was put off, if it was; returns when it is there."""
+    module = sys.modules.get(PUT_OFF)
     with _once:
-        if isinstance(module, _LeftOut):
+        if isinstance(module, _PutOff):
             module.load()
 
 
-class _LeftOut(ModuleType):
+class _PutOff(ModuleType):
     """Stands where the module will be. The import system and `inspect`, which asks every module for its file, get answers
     without it; any other name loads it."""
 
@@ -72,20 +84,22 @@ class _Finder(MetaPathFinder, Loader):
     ) -> ModuleSpec | None:
         if name in _COMPILERS:
             load_meta_kernels()
-        found = PathFinder.find_spec(name, path) if name == LEFT_OUT else None
+        found = PathFinder.find_spec(name, path) if name == PUT_OFF else None
         return found and importlib.util.spec_from_file_location(name, found.origin, loader=self)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return _LeftOut(spec.name)
+        return _PutOff(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
         """Nothing yet."""
 
 
-def _is_host_build() -> bool:
+def _is_tried() -> bool:
     """As torch's own `version.py` says, read as text: to import it would be to import torch."""
     package = importlib.util.find_spec("torch")
     if package is None or package.origin is None:
         return False
-    version = Path(package.origin).with_name("version.py")
-    return version.exists() and _ACCELERATOR.search(version.read_text(encoding="utf-8")) is None
+    path = Path(package.origin).with_name("version.py")
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    version = _VERSION.search(text)
+    return version is not None and version[1].startswith(TRIED_WITH) and _ACCELERATOR.search(text) is None
