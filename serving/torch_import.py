@@ -1,11 +1,11 @@
-"""The first `import torch` of an engine process, with a part of it put off until the engine is ready.
+"""The first `import torch` of an engine process, with a part of it put off until the engine has answered.
 
 `torch/__init__.py` imports `torch._meta_registrations`: hundreds of shape functions in Python, and behind them `_decomp`,
 `_prims` and `_refs` with a hundred operators of their own. They answer tensors that have a shape and no memory
 (`device="meta"`, and the fake tensors of `torch.compile` and `torch.export`), which an engine never makes; a quarter of the
 import goes into them. They are put off, not left out: other parts of torch count on them without naming them (in 2.13
-`torch.Generator`). A thread loads them when the engine is ready, or before that whoever asks for an attribute of the module,
-for a compiler, or by `load_meta_kernels`.
+`torch.Generator`). A thread loads them when the first requests are done, or before that whoever asks for an attribute of the
+module, for a compiler, or by `load_meta_kernels`.
 
 Knows torch's modules by name and imports none of them.
 """

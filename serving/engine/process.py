@@ -90,7 +90,6 @@ def build_core(options: BootOptions) -> tuple[EngineCore, EngineReady]:
         on_rank_death=options.on_rank_death,
         clock=clock,
     )
-    load_meta_kernels_beside()
     return booted.core, booted.core.ready(architecture=booted.architecture)
 
 
@@ -136,7 +135,7 @@ class EngineProcess:
         """Boot, serve until SIGTERM, close. What it raises goes to `fail`."""
         core, ready = build(options)
         hub = self._hub = EngineHub(self._socket_path, ready)
-        loop = self._loop = EngineLoop(core, hub)
+        loop = self._loop = EngineLoop(core, hub, after_first_work=load_meta_kernels_beside)
 
         def stop(number: int, frame: FrameType | None) -> None:
             loop.stop()
@@ -185,11 +184,16 @@ class EngineProcess:
 
 
 class EngineLoop:
-    """Between two steps it answers the fronts; with nothing to do it sleeps until a front speaks."""
+    """Between two steps it answers the fronts; with nothing to do it sleeps until a front speaks. `after_first_work` is
+    called once, when the first requests are done."""
 
-    def __init__(self, core: EngineCore, hub: EngineHub) -> None:
+    def __init__(
+        self, core: EngineCore, hub: EngineHub, *, after_first_work: Callable[[], None] | None = None
+    ) -> None:
         self._core = core
         self._hub = hub
+        self._after_first_work = after_first_work
+        self._has_worked = False
         self._stopping = False
         self._broken_reason: str | None = None
         self._checked = False
@@ -217,6 +221,9 @@ class EngineLoop:
         if not busy and not self._checked:
             self._core.check()
         self._checked = not busy
+        if self._has_worked and not busy and self._after_first_work is not None:
+            self._after_first_work()
+            self._after_first_work = None
         sessions = self._core.sessions
         events = self._hub.poll(0.0 if busy else sessions.seconds_to_expiry(time.monotonic()))
         sessions.expire(time.monotonic())
@@ -228,6 +235,7 @@ class EngineLoop:
             self._answer(front_of(request_id), request_id, error)
         if self._core.has_work():
             self._hub.deliver(self._core.step())
+            self._has_worked = True
 
     def _take(self, event: FrontEvent) -> None:
         front_id, message = event

@@ -36,7 +36,6 @@ from serving.messages import (
     Shutdown,
     ToRank,
 )
-from serving.torch_import import load_meta_kernels_beside, put_off_meta_kernels
 
 if TYPE_CHECKING:
     from serving.worker.worker import Worker
@@ -59,11 +58,9 @@ def main(arguments: Sequence[str] | None = None, *, worker_factory: WorkerFactor
     channel = EngineChannel(socket.socket(fileno=options.socket_fd))
     on_hangup(channel.sock, _leave)
     _report_uncaught(channel, options.rank)
-    put_off_meta_kernels()
     worker = worker_factory(config, rank=options.rank, rendezvous=options.rendezvous)
     worker.load(None)
     channel.send(RankReady(rank=options.rank, free_bytes=worker.free_bytes()))
-    load_meta_kernels_beside()
     serve(channel, worker, options.rank)
     worker.close()
 

@@ -134,12 +134,11 @@ _ENGINE = """
 import json, sys, threading
 from pathlib import Path
 from serving.config import ModelConfig, ServerConfig
-from serving.engine import process
+from serving.engine.process import BootOptions, build_core
 from serving.messages import AddRequest
 from serving.sampling_params import SamplingParams, Watermark
 
-{held}
-core, ready = process.build_core(process.BootOptions(
+core, ready = build_core(BootOptions(
     declared=ServerConfig(model=ModelConfig(model_id="demo")), model_dir={model!r}, model_id="demo", revision=None,
     run_dir=Path({run!r}), report=lambda stage: None, on_rank_death=lambda error: None,
 ))
@@ -162,13 +161,7 @@ print(json.dumps({{"plain": plain, "between": between, "marked": marked, "after"
 
 
 def test_engine_answers_before_and_after_they_come(demo_model_dir: Path, tmp_path: Path) -> None:
-    """Held back, the thread leaves them to the first that needs them, which is a watermark."""
-    held = "process.load_meta_kernels_beside = lambda: None"
-    facts = _run(_ENGINE.format(held=held, model=str(demo_model_dir), run=str(tmp_path)))
+    """The first that needs them is a watermark, which has them loaded."""
+    facts = _run(_ENGINE.format(model=str(demo_model_dir), run=str(tmp_path)))
     assert facts["between"] is False and facts["after"] is True
     assert facts["plain"] in range(1, 9) and facts["marked"] in range(1, 9)
-
-
-def test_engine_loads_them_beside_its_steps(demo_model_dir: Path, tmp_path: Path) -> None:
-    facts = _run(_ENGINE.format(held="", model=str(demo_model_dir), run=str(tmp_path)))
-    assert facts["after"] is True and facts["plain"] in range(1, 9) and facts["marked"] in range(1, 9)
