@@ -4,8 +4,8 @@
 `_prims` and `_refs` with a hundred operators of their own. They answer tensors that have a shape and no memory
 (`device="meta"`, and the fake tensors of `torch.compile` and `torch.export`), which an engine never makes; a quarter of the
 import goes into them. They are put off, not left out: other parts of torch count on them without naming them (in 2.13
-`torch.Generator`). A thread loads them when the first requests are done, or before that whoever asks for an attribute of the
-module, for a compiler, or by `load_meta_kernels`.
+`torch.Generator`). The engine loads them beside its work when the first requests are done; whoever needs them earlier asks
+for an attribute of the module, for a compiler, or calls `load_meta_kernels`.
 
 Knows torch's modules by name and imports none of them.
 """
@@ -41,12 +41,6 @@ def put_off_meta_kernels() -> bool:
         return False
     sys.meta_path.insert(0, _Finder())
     return True
-
-
-def load_meta_kernels_beside() -> None:
-    """`load_meta_kernels` in a thread of its own."""
-    if isinstance(sys.modules.get(PUT_OFF), _PutOff):
-        threading.Thread(target=load_meta_kernels, name="torch", daemon=True).start()
 
 
 def load_meta_kernels() -> None:

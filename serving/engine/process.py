@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 import msgspec
 from setproctitle import setproctitle
 
-from serving import logs
+from serving import huge_pages, logs
 from serving.config import ENGINE_SOCKET, RUN_CONFIG_FILE, ServerConfig, Stage
 from serving.engine.rank_group import RankDied
 from serving.errors import InvalidRequest, RequestError, ServingError, StartupError, to_wire
@@ -43,7 +43,7 @@ from serving.messages import (
     SessionOpened,
     StepOutputs,
 )
-from serving.torch_import import load_meta_kernels_beside, put_off_meta_kernels
+from serving.torch_import import load_meta_kernels, put_off_meta_kernels
 
 if TYPE_CHECKING:
     from serving.engine.core import EngineCore
@@ -135,7 +135,7 @@ class EngineProcess:
         """Boot, serve until SIGTERM, close. What it raises goes to `fail`."""
         core, ready = build(options)
         hub = self._hub = EngineHub(self._socket_path, ready)
-        loop = self._loop = EngineLoop(core, hub, after_first_work=load_meta_kernels_beside)
+        loop = self._loop = EngineLoop(core, hub, after_first_work=_finish_start)
 
         def stop(number: int, frame: FrameType | None) -> None:
             loop.stop()
@@ -280,6 +280,16 @@ class EngineLoop:
             return
         refusal = SequenceOutput(request_id=request_id, finish_reason="error", error=to_wire(error))
         self._hub.send(front_id, StepOutputs(outputs=[refusal]))
+
+
+def _finish_start() -> None:
+    """What the start put off, beside the requests to come."""
+
+    def work() -> None:
+        load_meta_kernels()
+        huge_pages.make_huge()
+
+    threading.Thread(target=work, name="finish start", daemon=True).start()
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

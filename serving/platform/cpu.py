@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import mmap
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -14,6 +12,7 @@ from typing import Any, Literal
 import numpy.typing as npt
 import torch
 
+from serving import huge_pages
 from serving.contracts import PeerMemory
 from serving.errors import DeviceError
 
@@ -80,12 +79,8 @@ class CpuDevice:
         return max(0, min(free, limit[0] - limit[1])) if limit else free
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """Memory is taken when it is first written, not here (torch's own zeros writes every page at once), and in huge
-        pages where the system has them: a cache is read all over, and small pages would be looked up all the time."""
-        pages = mmap.mmap(-1, max(1, math.prod(shape) * dtype.itemsize))
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with contextlib.suppress(OSError):  # a kernel without huge pages
-                pages.madvise(mmap.MADV_HUGEPAGE)
+        """Memory is taken when it is first written, not here (torch's own zeros writes every page at once)."""
+        pages = huge_pages.zeroed(math.prod(shape) * dtype.itemsize)
         return torch.frombuffer(pages, dtype=dtype, count=math.prod(shape)).view(shape)
 
     def mirror(self, array: npt.NDArray[Any]) -> torch.Tensor:
