@@ -307,7 +307,7 @@ def main() -> int:
     record = FrontRecord(
         date=now.isoformat(timespec="seconds"),
         commit=machine.commit(),
-        command=sys.argv[1:],
+        command=[Path(part).name if Path(part).is_absolute() else part for part in sys.argv[1:]],
         machine=machine.describe(),
         load_average_1m=os.getloadavg()[0],
         measured=[],
