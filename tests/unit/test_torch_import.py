@@ -7,7 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from serving.torch_import import put_off_meta_kernels
+import pytest
+
+from serving import torch_import
+from serving.torch_import import TRIED_WITH, put_off_meta_kernels
+
+with_this_torch = pytest.mark.skipif(
+    not torch_import._is_tried(),
+    reason="this torch is imported whole: another version, or a build for an accelerator",
+)
 
 _WITHOUT = """
 import json, sys
@@ -44,6 +52,14 @@ def _run(script: str, *, path: Path | None = None) -> dict[str, object]:
     return facts
 
 
+def test_the_torch_that_is_installed_by_default_is_one_that_was_tried() -> None:
+    """Who raises the version runs the suite with it, and adds it to TRIED_WITH."""
+    lines = (Path(__file__).parents[2] / "constraints-cpu.txt").read_text().splitlines()
+    (pinned,) = (line.removeprefix("torch==") for line in lines if line.startswith("torch=="))
+    assert pinned.startswith(TRIED_WITH)
+
+
+@with_this_torch
 def test_import_puts_meta_kernels_off_until_somebody_asks() -> None:
     facts = _run(f"""{_WITHOUT}
 import inspect
@@ -65,6 +81,7 @@ says(looked_at=looked_at, refused=refused, after=loaded(), shape=shape_of_embedd
     assert str(facts["spec"]).endswith("_meta_registrations.py")
 
 
+@with_this_torch
 def test_a_compiler_finds_them() -> None:
     facts = _run(f"""{_WITHOUT}
 import torch._dynamo
@@ -81,11 +98,13 @@ says(after=loaded(), same=same, shape=shape_of_embedding())
     )
 
 
+@with_this_torch
 def test_loading_twice_changes_nothing() -> None:
     facts = _run(f"{_WITHOUT}\nload_meta_kernels(); load_meta_kernels()\nsays(shape=shape_of_embedding())")
     assert facts["shape"] == [3, 7]
 
 
+@with_this_torch
 def test_who_comes_while_they_load_waits_for_them() -> None:
     facts = _run(f"""{_WITHOUT}
 import threading
@@ -159,6 +178,7 @@ print(json.dumps({{"plain": plain, "between": between, "marked": marked, "after"
 """
 
 
+@with_this_torch
 def test_engine_answers_before_and_after_they_come(demo_model_dir: Path, tmp_path: Path) -> None:
     """The first that needs them is a watermark, which has them loaded."""
     facts = _run(_ENGINE.format(model=str(demo_model_dir), run=str(tmp_path)))
