@@ -16,6 +16,7 @@ from benchmarks import machine
 from benchmarks.machine import ProcessorTime
 from benchmarks.metrics import Metrics
 from benchmarks.peers.contracts import Engine, EngineFailed, Measured, Running, Settings, Workload
+from benchmarks.peers.conversions import converted_folder
 from benchmarks.record import Record, Run
 from benchmarks.workloads import Case, Family
 
@@ -153,7 +154,10 @@ def measure(turn: Turn, family: Family, stable: Stable) -> Run:
 
 
 def measure_start(turn: Turn, model: Path) -> Run:
-    """Process start to first token; the engine ends again."""
+    """Process start to first token; the engine ends again. Before it the files that engines start from are read: what nobody
+    has read for a minute may have left the page cache."""
+    for folder in (model, converted_folder(model)):
+        machine.into_page_cache(folder)
     load, share = os.getloadavg()[0], machine.busy_share()
     started_s = time.perf_counter()
     with turn.entry.engine.start(model, turn.entry.settings) as running:

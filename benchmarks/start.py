@@ -6,7 +6,7 @@
     python -m benchmarks.start --imports              # the modules that cost a process most
 
 Between two starts `import torch` is timed in a process of its own: on a machine whose speed drifts, the floor drifts
-along. The page cache is warm: the files are read once before the first start.
+along. The page cache is warm: the files are read before every start.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import into_page_cache
 from benchmarks.model_fixture import SHAPES, write_model
 from local_mode.server_process import ServerProcess
 
@@ -211,7 +212,6 @@ def main() -> int:
     model_dir: Path = options.model or write_model(
         options.shape, Path(tempfile.gettempdir()) / f"textgen-bench-{options.shape}"
     )
-    _warm(model_dir)
     environment = {
         **os.environ,
         "MODEL_ID": str(model_dir),
@@ -223,6 +223,7 @@ def main() -> int:
     starts: list[Start] = []
     torch_s: list[float] = []
     for _ in range(options.repeats):
+        into_page_cache(model_dir)
         starts.append(measure_in_process(model_dir) if options.in_process else measure_server(environment))
         torch_s.append(import_seconds())
     summary = {"model": str(model_dir), "ranks": options.ranks, **summarize(starts, torch_s)}
@@ -231,14 +232,6 @@ def main() -> int:
     else:
         _show(summary, console)
     return 0
-
-
-def _warm(model_dir: Path) -> None:
-    for path in model_dir.iterdir():
-        if path.is_file():
-            with path.open("rb") as file:
-                while file.read(1 << 24):
-                    pass
 
 
 def _show(summary: dict[str, object], console: Console) -> None:

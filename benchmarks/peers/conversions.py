@@ -64,12 +64,17 @@ def onnx(model: Path, environment: Environment) -> Path:
     )
 
 
+def converted_folder(model: Path) -> Path:
+    """Where the conversions of a model lie, each in a folder of its own."""
+    return model.with_name(f"{model.name}.converted")
+
+
 def _converted(model: Path, recipe: str, name: str, command: Callable[[Path], Sequence[str]]) -> Path:
     """`MODEL.converted/NAME`, made by `command(where to write)` unless it is there for this content and recipe.
 
     Raises EngineFailed with the end of what the converter printed.
     """
-    folder = model.with_name(f"{model.name}.converted")
+    folder = converted_folder(model)
     target, marker = folder / name, folder / f"{name}.made-of"
     wanted = f"{fingerprint(model)} {recipe}"
     if target.exists() and marker.exists() and marker.read_text() == wanted:
