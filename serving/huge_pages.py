@@ -29,6 +29,7 @@ _small: list[tuple[weakref.ref[mmap.mmap], int]] = []
 def zeroed(num_bytes: int) -> memoryview:
     """Private memory that the system fills with zeroes when it is first touched. From `SIZE` bytes on, its address is a
     multiple of that."""
+    # Room to begin at a multiple, and for the rest of a last page.
     room = num_bytes + 2 * SIZE if num_bytes >= SIZE else max(1, num_bytes)
     pages = mmap.mmap(-1, room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if num_bytes < SIZE:
@@ -56,7 +57,7 @@ def make_huge() -> int:
         for page in range((num_bytes + SIZE // 2) // SIZE):
             step_s = time.perf_counter()
             failed = advise(first + page * SIZE, SIZE, _MADV_COLLAPSE)
-            if failed and ctypes.get_errno() == errno.EAGAIN:  # a small page was in use, for reclaim or migration
+            if failed and ctypes.get_errno() == errno.EAGAIN:  # a small page was just in use
                 failed = advise(first + page * SIZE, SIZE, _MADV_COLLAPSE)
             changed, tried = changed + (failed == 0), tried + 1
             time.sleep(time.perf_counter() - step_s)

@@ -283,13 +283,16 @@ class EngineLoop:
 
 
 def _finish_start() -> None:
-    """What the start put off, beside the requests to come."""
+    """What the start put off, beside the requests to come. A process that ends waits for the import, as a thread that is cut
+    off inside of torch may abort it, and does not wait for the pages."""
+    importing = threading.Thread(target=load_meta_kernels, name="import torch")
 
-    def work() -> None:
-        load_meta_kernels()
+    def change_pages() -> None:
+        importing.join()
         huge_pages.make_huge()
 
-    threading.Thread(target=work, name="finish start", daemon=True).start()
+    importing.start()
+    threading.Thread(target=change_pages, name="huge pages", daemon=True).start()
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

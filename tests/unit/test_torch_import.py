@@ -90,12 +90,7 @@ x = torch.randn(4, 4)
 same = torch.equal(compiled(x), torch.nn.functional.gelu(x @ x))
 says(after=loaded(), same=same, shape=shape_of_embedding())
 """)
-    assert (
-        facts["before"] is False
-        and facts["after"] is True
-        and facts["same"] is True
-        and facts["shape"] == [3, 7]
-    )
+    assert (facts["before"], facts["after"], facts["same"], facts["shape"]) == (False, True, True, [3, 7])
 
 
 @with_this_torch
@@ -149,7 +144,7 @@ def test_too_late_is_said() -> None:
 
 
 _ENGINE = """
-import json, sys, threading
+import json, sys
 from pathlib import Path
 from serving.config import ModelConfig, ServerConfig
 from serving.engine.process import BootOptions, build_core
