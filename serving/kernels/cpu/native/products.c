@@ -9,8 +9,21 @@
 #include "vectors.h"
 
 #define PANEL 16
-#define WIDTH (PANEL / LANES)
+/* A panel is one vector where registers hold sixteen floats. There are twice as many of those, so tiles are larger: more
+ * products for each value that is loaded. */
+#ifdef __AVX512F__
+typedef float strip __attribute__((vector_size(64)));
+typedef float loose_strip __attribute__((vector_size(64), aligned(4), may_alias));
+#define TILE_ROWS 12
+#define TILE_PANELS 2
+#else
+typedef vec strip;
+typedef loose_vec loose_strip;
 #define TILE_ROWS 6
+#define TILE_PANELS 1
+#endif
+#define STRIP ((long)(sizeof(strip) / sizeof(float)))
+#define WIDTH (PANEL / STRIP)
 #define STREAMS 4    /* panels of one row read side by side: that many runs of memory keep the prefetchers busy */
 #define ROW_BLOCK 96 /* rows of x that all panels go through before the next ones */
 #define CLAIM 4      /* panels that a thread takes at a time: who loses its core for a while takes fewer of them */
@@ -21,22 +34,24 @@ struct product {
     long M, N, K;
 };
 
-/* `rows` rows of x times `panels` panels of w that lie `apart` panels from each other, the first for the outputs from
- * `panel` on. Meanwhile `ahead` cache lines in eight of the next panel are fetched from `next` on. */
-INLINE void tile(const struct product *p, long row, long panel, int rows, int panels, long apart, int ahead,
-                 const float *next) {
+INLINE strip load_strip(const float *p) { return *(const loose_strip *)p; }
+INLINE void store_strip(float *p, strip v) { *(loose_strip *)p = v; }
+
+/* `rows` rows of x times `panels` panels of w, the first for the outputs from `panel` on. Meanwhile `ahead` cache lines in
+ * eight of the next panels are fetched from `next` on. */
+INLINE void tile(const struct product *p, long row, long panel, int rows, int panels, int ahead, const float *next) {
     const float *x = p->x + row * p->K, *w = p->w + panel * p->K * PANEL;
-    long K = p->K, between = apart * K * PANEL, k = 0;
-    vec acc[TILE_ROWS][STREAMS * WIDTH];
+    long K = p->K, k = 0;
+    strip acc[TILE_ROWS][STREAMS * WIDTH];
     for (int m = 0; m < rows; m++)
-        for (int v = 0; v < panels * WIDTH; v++) acc[m][v] = splat(0.0f);
+        for (int v = 0; v < panels * WIDTH; v++) acc[m][v] = (strip){0};
 #define STEP(k)                                                                                            \
     {                                                                                                      \
-        vec weights[STREAMS * WIDTH];                                                                      \
+        strip weights[STREAMS * WIDTH];                                                                    \
         for (int v = 0; v < panels * WIDTH; v++)                                                           \
-            weights[v] = load(w + v / WIDTH * between + (k) * PANEL + v % WIDTH * LANES);                  \
+            weights[v] = load_strip(w + (v / WIDTH * K + (k)) * PANEL + v % WIDTH * STRIP);                \
         for (int m = 0; m < rows; m++) {                                                                   \
-            vec value = splat(x[m * K + (k)]);                                                             \
+            float value = x[m * K + (k)];                                                                  \
             for (int v = 0; v < panels * WIDTH; v++) acc[m][v] += value * weights[v];                      \
         }                                                                                                  \
     }
@@ -48,45 +63,63 @@ INLINE void tile(const struct product *p, long row, long panel, int rows, int pa
     for (; k < K; k++) STEP(k)
 #undef STEP
     for (int v = 0; v < panels * WIDTH; v++) {
-        long output = (panel + v / WIDTH * apart) * PANEL + v % WIDTH * LANES;
+        long output = panel * PANEL + v * STRIP;
         for (int m = 0; m < rows; m++)
-            store(p->y + (row + m) * p->N + output, p->bias ? acc[m][v] + load(p->bias + output) : acc[m][v]);
+            store_strip(p->y + (row + m) * p->N + output,
+                        p->bias ? acc[m][v] + load_strip(p->bias + output) : acc[m][v]);
+    }
+}
+
+INLINE void tile_of(const struct product *p, long row, long panel, long rows, int panels, int ahead, const float *next) {
+    switch (rows) {
+    case 1: tile(p, row, panel, 1, panels, ahead, next); break;
+    case 2: tile(p, row, panel, 2, panels, ahead, next); break;
+    case 3: tile(p, row, panel, 3, panels, ahead, next); break;
+    case 4: tile(p, row, panel, 4, panels, ahead, next); break;
+    case 5: tile(p, row, panel, 5, panels, ahead, next); break;
+    case 6: tile(p, row, panel, 6, panels, ahead, next); break;
+#if TILE_ROWS > 6
+    case 7: tile(p, row, panel, 7, panels, ahead, next); break;
+    case 8: tile(p, row, panel, 8, panels, ahead, next); break;
+    case 9: tile(p, row, panel, 9, panels, ahead, next); break;
+    case 10: tile(p, row, panel, 10, panels, ahead, next); break;
+    case 11: tile(p, row, panel, 11, panels, ahead, next); break;
+    case 12: tile(p, row, panel, 12, panels, ahead, next); break;
+#endif
     }
 }
 
 /* Not inlined: each of its tiles is some hundred instructions, and the compiler would take seconds for every copy. */
-static __attribute__((noinline)) void tile_of(const struct product *p, long row, long panel, long rows, int ahead,
-                                              const float *next) {
-    switch (rows) {
-    case 1: tile(p, row, panel, 1, 1, 0, ahead, next); break;
-    case 2: tile(p, row, panel, 2, 1, 0, ahead, next); break;
-    case 3: tile(p, row, panel, 3, 1, 0, ahead, next); break;
-    case 4: tile(p, row, panel, 4, 1, 0, ahead, next); break;
-    case 5: tile(p, row, panel, 5, 1, 0, ahead, next); break;
-    default: tile(p, row, panel, 6, 1, 0, ahead, next);
+#define TILES(name, panels)                                                                                     \
+    static __attribute__((noinline)) void name(const struct product *p, long row, long panel, long rows,        \
+                                               int ahead, const float *next) {                                  \
+        tile_of(p, row, panel, rows, panels, ahead, next);                                                      \
     }
-}
+TILES(tile_of_one, 1)
+TILES(tile_of_two, 2)
 
 /* One to three rows are bound by memory: every panel once, several side by side. */
 static void side_by_side(const struct product *p, long first, long end) {
     int streams = p->M == 1 ? 4 : 2;
     long panel = first;
     for (; panel + streams <= end; panel += streams) {
-        if (p->M == 1) tile(p, 0, panel, 1, 4, 1, 0, NULL);
-        else if (p->M == 2) tile(p, 0, panel, 2, 2, 1, 0, NULL);
-        else tile(p, 0, panel, 3, 2, 1, 0, NULL);
+        if (p->M == 1) tile(p, 0, panel, 1, 4, 0, NULL);
+        else if (p->M == 2) tile(p, 0, panel, 2, 2, 0, NULL);
+        else tile(p, 0, panel, 3, 2, 0, NULL);
     }
-    for (; panel < end; panel++) tile_of(p, 0, panel, p->M, 0, NULL);
+    for (; panel < end; panel++) tile_of_one(p, 0, panel, p->M, 0, NULL);
 }
 
-/* Rows start ... stop of a panel, in tiles of equal height; the first tiles fetch the next panel from memory. */
-INLINE void panel_rows(const struct product *p, long panel, long start, long stop, int ahead) {
-    long tiles = (stop - start + TILE_ROWS - 1) / TILE_ROWS, run = (p->K / 8) * ahead * CACHE_LINE;
-    const float *next = p->w + (panel + 1) * p->K * PANEL, *last = next + p->K * PANEL;
+/* Rows start ... stop of some panels, in tiles of equal height; the first tiles fetch the next panels from memory, `ahead` cache
+ * lines in eight for each panel. */
+INLINE void panel_rows(const struct product *p, long panel, int panels, long start, long stop, int ahead) {
+    long tiles = (stop - start + TILE_ROWS - 1) / TILE_ROWS, run = (p->K / 8) * panels * ahead * CACHE_LINE;
+    const float *next = p->w + (panel + panels) * p->K * PANEL, *last = next + panels * p->K * PANEL;
     for (long row = start; tiles > 0; tiles--) {
         long rows = (stop - row + tiles - 1) / tiles;
-        if (next < last) tile_of(p, row, panel, rows, ahead, next);
-        else tile_of(p, row, panel, rows, 0, next);
+        int fetched = next < last ? panels * ahead : 0;
+        if (panels == 2) tile_of_two(p, row, panel, rows, fetched, next);
+        else tile_of_one(p, row, panel, rows, fetched, next);
         next += run;
         row += rows;
     }
@@ -104,13 +137,11 @@ void linear_panels(const struct operation *o, struct worker *me) {
         }
         long start = piece / claims * ROW_BLOCK, stop = start + ROW_BLOCK < p.M ? start + ROW_BLOCK : p.M;
         long tiles = (stop - start + TILE_ROWS - 1) / TILE_ROWS;
-        for (long panel = first; panel < end; panel++) {
-            if (tiles == 1) panel_rows(&p, panel, start, stop, 0);
-            else if (tiles == 2) panel_rows(&p, panel, start, stop, 4);
-            else if (tiles == 3) panel_rows(&p, panel, start, stop, 3);
-            else if (tiles == 4) panel_rows(&p, panel, start, stop, 2);
-            else panel_rows(&p, panel, start, stop, 1);
-        }
+        int ahead = tiles == 1 ? 0 : tiles == 2 ? 4 : tiles == 3 ? 3 : tiles == 4 ? 2 : 1;
+        long panel = first;
+        if (TILE_PANELS == 2)
+            for (; panel + 2 <= end; panel += 2) panel_rows(&p, panel, 2, start, stop, ahead);
+        for (; panel < end; panel++) panel_rows(&p, panel, 1, start, stop, ahead);
     }
 }
 
