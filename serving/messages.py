@@ -99,6 +99,8 @@ class EngineReady(_Message, tag="ready"):
     block_size: int
     stall_limit_s: float
     architecture: str = ""
+    planning_core: int | None = None
+    """Where the engine plans its steps, on a machine whose cores are all taken by its compute threads."""
 
 
 class RequestAccepted(_Message, tag="accepted"):

@@ -18,6 +18,7 @@ from flask import Flask
 from serving import logs, metrics
 from serving.api.app import create_app
 from serving.api.connection import cooperative
+from serving.api.cores import keep_off
 from serving.api.emf_writer import EmfWriter
 from serving.api.handler_client import HandlerFile
 from serving.api.loop_reader import receive_in_loop
@@ -133,7 +134,10 @@ class TextLoader:
             logger.error("%s", error.message)
             os._exit(_GUNICORN_APP_LOAD_ERROR)
         else:
-            self._text = read(vocab_size=self._wait().vocab_size)
+            ready = self._wait()
+            if ready.planning_core is not None:
+                keep_off(ready.planning_core)
+            self._text = read(vocab_size=ready.vocab_size)
 
     def _wait_for_files(self) -> str:
         """PID 1 writes the path; an engine that was started by somebody else tells it when it is ready."""

@@ -195,7 +195,7 @@ class EngineCore:
 
     # ------------------------------------------------------------ facts
 
-    def ready(self, *, architecture: str) -> EngineReady:
+    def ready(self, *, architecture: str, planning_core: int | None = None) -> EngineReady:
         config = self._config
         return EngineReady(
             model_id=config.model_id,
@@ -214,6 +214,7 @@ class EngineCore:
             block_size=config.block_size,
             stall_limit_s=self._stall_limit_s,
             architecture=architecture,
+            planning_core=planning_core,
         )
 
     def stats(self) -> EngineStats:

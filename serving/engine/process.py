@@ -79,6 +79,7 @@ def build_core(options: BootOptions) -> tuple[EngineCore, EngineReady]:
     clock.mark("interpreter")
     put_off_meta_kernels()
     from serving.engine.boot import boot
+    from serving.kernels.cpu.native.placement import main_core
 
     booted = boot(
         options.declared,
@@ -90,7 +91,7 @@ def build_core(options: BootOptions) -> tuple[EngineCore, EngineReady]:
         on_rank_death=options.on_rank_death,
         clock=clock,
     )
-    return booted.core, booted.core.ready(architecture=booted.architecture)
+    return booted.core, booted.core.ready(architecture=booted.architecture, planning_core=main_core())
 
 
 def main(arguments: Sequence[str] | None = None, *, build: BuildCore = build_core) -> int:

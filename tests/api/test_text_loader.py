@@ -93,3 +93,18 @@ def test_a_folder_that_cannot_be_read_waits_for_the_engines_reason(
     assert ended == [4]
     assert "tokenizer.json" in caplog.text
     assert text() is None
+
+
+@pytest.mark.parametrize("core", [0, 3, None])
+def test_the_front_leaves_the_core_that_the_engine_plans_on(
+    engine: LoadingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, core: int | None
+) -> None:
+    left: list[int] = []
+    monkeypatch.setattr("serving.api.wsgi.keep_off", left.append)
+    engine._facts = msgspec.structs.replace(engine._facts, planning_core=core)
+    text = loader(engine, tmp_path)
+    text.start()
+    engine.become_ready()
+    text.join(30.0)
+    assert text() is not None
+    assert left == ([] if core is None else [core])

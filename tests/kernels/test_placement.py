@@ -15,7 +15,7 @@ _LOOK = """
 import json, os, torch
 from serving.kernels.cpu.native import library
 from serving.kernels.cpu.native.operations import NativeKernels
-from serving.kernels.cpu.native.placement import place_threads
+from serving.kernels.cpu.native.placement import main_core, place_threads
 
 torch.set_num_threads(len(os.sched_getaffinity(0)))
 cores = place_threads(torch.get_num_threads(), rank=0, num_ranks=1)
@@ -24,7 +24,7 @@ x, weight = torch.randn(64, 512), kernels.pack(torch.randn(1024, 512))
 for _ in range(20):
     kernels.linear(x, weight, None)
 held = [sorted(os.sched_getaffinity(int(thread))) for thread in os.listdir("/proc/self/task")]
-print(json.dumps({"cores": cores, "main": sorted(os.sched_getaffinity(0)), "held": held}))
+print(json.dumps({"cores": cores, "main_core": main_core(), "main": sorted(os.sched_getaffinity(0)), "held": held}))
 """
 
 
@@ -51,4 +51,5 @@ def test_helpers_are_held_and_the_caller_is_not() -> None:
     allowed = sorted(os.sched_getaffinity(0))
     assert seen["main"] == allowed
     assert seen["cores"] == (allowed if len(allowed) > 1 else [])
+    assert seen["main_core"] == (allowed[0] if len(allowed) > 1 else None)
     assert [core for core in seen["cores"][1:] if [core] not in seen["held"]] == []
