@@ -17,43 +17,62 @@ import time
 import weakref
 
 from serving import logs
+from serving.memory_ahead import MemoryAhead, address
 
 SIZE = 2 * 2**20
 """Of a huge page, on x86-64 and on ARM with pages of 4 KiB."""
 _MADV_COLLAPSE = 25  # Linux 6.1; not in Python's mmap
 
 logger = logging.getLogger(__name__)
-_small: list[tuple[weakref.ref[mmap.mmap], int]] = []
+_small: list[tuple[weakref.ref[mmap.mmap], int, int]] = []
+"""Mappings, and where in them what was given out begins and how long it is."""
+_ahead: MemoryAhead | None = None
+
+
+def touch_ahead(num_bytes: int) -> None:
+    """Have a thread touch so many bytes, which `zeroed` will be asked for."""
+    global _ahead
+    _ahead = MemoryAhead(num_bytes, alignment=SIZE)
 
 
 def zeroed(num_bytes: int) -> memoryview:
     """Private memory that the system fills with zeroes when it is first touched. From `SIZE` bytes on, its address is a
     multiple of that."""
-    # Room to begin at a multiple, and for the rest of a last page.
-    room = num_bytes + 2 * SIZE if num_bytes >= SIZE else max(1, num_bytes)
-    pages = mmap.mmap(-1, room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if num_bytes < SIZE:
-        return memoryview(pages)[:num_bytes]
-    _small.append((weakref.ref(pages), num_bytes))
-    first = -_address(pages) % SIZE
+        return memoryview(_mapping(max(1, num_bytes)))[:num_bytes]
+    first = None if _ahead is None else _ahead.take(num_bytes)
+    if _ahead is not None and first is not None:
+        pages = _ahead.pages
+    else:
+        pages = _mapping(num_bytes + 2 * SIZE)  # room to begin at a multiple, and for the rest of a last page
+        first = -address(pages) % SIZE
+    _small.append((weakref.ref(pages), first, num_bytes))
     return memoryview(pages)[first : first + num_bytes]
+
+
+def _mapping(num_bytes: int) -> mmap.mmap:
+    return mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def make_huge() -> int:
     """Make huge pages of what was written of all that `zeroed` gave out, and return their number. A last page is made of
     half a page or more. Each takes a millisecond or several, without the interpreter's lock, and then as long a rest, in
-    which others compute."""
+    which others compute. What was touched ahead and is not used goes back to the system."""
+    global _ahead
+    if _ahead is not None:
+        _ahead.give_back()
+        _ahead = None
     if not _small:
         return 0
     advise = ctypes.CDLL(None, use_errno=True).madvise
     advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     began_s, changed, tried = time.monotonic(), 0, 0
     while _small:
-        reference, num_bytes = _small.pop()
+        reference, offset, num_bytes = _small.pop()
         pages = reference()
         if pages is None:
             continue
-        first = _address(pages) + -_address(pages) % SIZE
+        first = address(pages) + offset
         for page in range((num_bytes + SIZE // 2) // SIZE):
             step_s = time.perf_counter()
             failed = advise(first + page * SIZE, SIZE, _MADV_COLLAPSE)
@@ -65,7 +84,3 @@ def make_huge() -> int:
     seconds = round(time.monotonic() - began_s, 1)
     logs.event(logger, logging.INFO, "huge pages", changed=changed, tried=tried, seconds=seconds)
     return changed
-
-
-def _address(pages: mmap.mmap) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(pages))

@@ -43,6 +43,12 @@ def put_off_meta_kernels() -> bool:
     return True
 
 
+def is_host_build() -> bool:
+    """Is the torch that would be imported one without any accelerator?"""
+    text = _version_file()
+    return bool(text) and _ACCELERATOR.search(text) is None
+
+
 def load_meta_kernels() -> None:
     """Import what was put off, if it was; returns when it is there."""
     module = sys.modules.get(PUT_OFF)
@@ -89,11 +95,14 @@ class _Finder(MetaPathFinder, Loader):
 
 
 def _is_tried() -> bool:
-    """As torch's own `version.py` says, read as text: to import it would be to import torch."""
+    version = _VERSION.search(_version_file())
+    return version is not None and version[1].startswith(TRIED_WITH) and is_host_build()
+
+
+def _version_file() -> str:
+    """What torch says of itself, read as text: to import it would be to import torch. Empty without torch."""
     package = importlib.util.find_spec("torch")
     if package is None or package.origin is None:
-        return False
+        return ""
     path = Path(package.origin).with_name("version.py")
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    version = _VERSION.search(text)
-    return version is not None and version[1].startswith(TRIED_WITH) and _ACCELERATOR.search(text) is None
+    return path.read_text(encoding="utf-8") if path.exists() else ""

@@ -26,6 +26,7 @@ from setproctitle import setproctitle
 from serving import huge_pages, logs
 from serving.config import ENGINE_SOCKET, RUN_CONFIG_FILE, ServerConfig, Stage
 from serving.engine.rank_group import RankDied
+from serving.engine.weights_ahead import bytes_on_host
 from serving.errors import InvalidRequest, RequestError, ServingError, StartupError, to_wire
 from serving.ipc.lifeline import die_with_parent
 from serving.ipc.server import EngineHub, FrontClosed, FrontEvent, front_of
@@ -77,6 +78,8 @@ def build_core(options: BootOptions) -> tuple[EngineCore, EngineReady]:
 
     clock = StartClock(since_exec=True)
     clock.mark("interpreter")
+    if num_bytes := bytes_on_host(Path(options.model_dir), options.declared):
+        huge_pages.touch_ahead(num_bytes)
     put_off_meta_kernels()
     from serving.engine.boot import boot
     from serving.kernels.cpu.native.placement import main_core
