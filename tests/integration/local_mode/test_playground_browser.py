@@ -78,7 +78,10 @@ def test_a_chat_grows_and_its_figures_are_shown(visit: Visit) -> None:
 
 def test_occupancy_is_drawn_as_it_changes(visit: Visit) -> None:
     visit.mode("chat")
-    visit.answer("Tell me a long story.", max_tokens=120)
+    for _ in range(60):  # the page looks once in a while, and an answer may be over between two looks
+        visit.answer("Tell me a long story.", max_tokens=400)
+        if re.search(r"highest [1-9]", visit.chart("Running")):
+            break
     visit.page.wait_for(
         "/now 0, highest [1-9]/.test(document.querySelector('svg[aria-label^=Running]').getAttribute('aria-label'))"
     )
