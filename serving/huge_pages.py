@@ -17,7 +17,7 @@ import time
 import weakref
 
 from serving import logs
-from serving.memory_ahead import MemoryAhead, address
+from serving.memory_ahead import MemoryAhead, address, private
 
 SIZE = 2 * 2**20
 """Of a huge page, on x86-64 and on ARM with pages of 4 KiB."""
@@ -39,19 +39,15 @@ def zeroed(num_bytes: int) -> memoryview:
     """Private memory that the system fills with zeroes when it is first touched. From `SIZE` bytes on, its address is a
     multiple of that."""
     if num_bytes < SIZE:
-        return memoryview(_mapping(max(1, num_bytes)))[:num_bytes]
+        return memoryview(private(max(1, num_bytes)))[:num_bytes]
     first = None if _ahead is None else _ahead.take(num_bytes)
     if _ahead is not None and first is not None:
         pages = _ahead.pages
     else:
-        pages = _mapping(num_bytes + 2 * SIZE)  # room to begin at a multiple, and for the rest of a last page
+        pages = private(num_bytes + 2 * SIZE)  # room to begin at a multiple, and for the rest of a last page
         first = -address(pages) % SIZE
     _small.append((weakref.ref(pages), first, num_bytes))
     return memoryview(pages)[first : first + num_bytes]
-
-
-def _mapping(num_bytes: int) -> mmap.mmap:
-    return mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def make_huge() -> int:

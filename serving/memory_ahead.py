@@ -6,6 +6,7 @@ has taken idle memory back. An engine imports torch for as long, on one core, so
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -23,7 +24,7 @@ class MemoryAhead:
     somebody takes of it. For one thread."""
 
     def __init__(self, num_bytes: int, *, alignment: int) -> None:
-        self.pages = mmap.mmap(-1, num_bytes + 2 * alignment, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.pages = private(num_bytes + 2 * alignment)
         self._alignment = alignment
         self._first = -address(self.pages) % alignment
         self._num_bytes = num_bytes
@@ -34,7 +35,8 @@ class MemoryAhead:
         self._thread.start()
 
     def _touch(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        with contextlib.suppress(OSError):  # a sandbox forbids it: the import has to share
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         start = address(self.pages) + self._first
         while self.num_touched < self._num_bytes and not self._wanted.is_set():
             size = min(_PIECE, self._num_bytes - self.num_touched)
@@ -59,6 +61,11 @@ class MemoryAhead:
         if left > 0:
             self.pages.madvise(mmap.MADV_DONTNEED, self._first + self._num_taken, left)
         self._num_taken = self._num_bytes
+
+
+def private(num_bytes: int) -> mmap.mmap:
+    """A mapping that the system fills with zeroes when it is first touched."""
+    return mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def address(pages: mmap.mmap) -> int:

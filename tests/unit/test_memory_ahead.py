@@ -50,6 +50,16 @@ def test_memory_is_there_before_anyone_asks() -> None:
     assert _resident(ahead.pages, first, 5 * SIZE + PAGE) == 5 * SIZE + PAGE
 
 
+def test_a_sandbox_that_forbids_priorities(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(memory_ahead.os, "setpriority", refuse)
+    ahead = MemoryAhead(SIZE, alignment=SIZE)
+    _has_touched_all(ahead)
+    assert ahead.num_touched == SIZE
+
+
 def test_parts_are_aligned_and_do_not_overlap() -> None:
     ahead = MemoryAhead(6 * SIZE, alignment=SIZE)
     taken = [ahead.take(num_bytes) for num_bytes in (1, SIZE + 1, SIZE)]
