@@ -71,32 +71,25 @@ INLINE void tile(const struct product *p, long row, long panel, int rows, int pa
 }
 
 INLINE void tile_of(const struct product *p, long row, long panel, long rows, int panels, int ahead, const float *next) {
+#define HEIGHT(rows) \
+    case rows: tile(p, row, panel, rows, panels, ahead, next); break;
     switch (rows) {
-    case 1: tile(p, row, panel, 1, panels, ahead, next); break;
-    case 2: tile(p, row, panel, 2, panels, ahead, next); break;
-    case 3: tile(p, row, panel, 3, panels, ahead, next); break;
-    case 4: tile(p, row, panel, 4, panels, ahead, next); break;
-    case 5: tile(p, row, panel, 5, panels, ahead, next); break;
-    case 6: tile(p, row, panel, 6, panels, ahead, next); break;
-#if TILE_ROWS > 6
-    case 7: tile(p, row, panel, 7, panels, ahead, next); break;
-    case 8: tile(p, row, panel, 8, panels, ahead, next); break;
-    case 9: tile(p, row, panel, 9, panels, ahead, next); break;
-    case 10: tile(p, row, panel, 10, panels, ahead, next); break;
-    case 11: tile(p, row, panel, 11, panels, ahead, next); break;
-    case 12: tile(p, row, panel, 12, panels, ahead, next); break;
+        HEIGHT(1) HEIGHT(2) HEIGHT(3) HEIGHT(4) HEIGHT(5) HEIGHT(6)
+#if TILE_ROWS == 12
+        HEIGHT(7) HEIGHT(8) HEIGHT(9) HEIGHT(10) HEIGHT(11) HEIGHT(12)
 #endif
     }
+#undef HEIGHT
 }
 
-/* Not inlined: each of its tiles is some hundred instructions, and the compiler would take seconds for every copy. */
-#define TILES(name, panels)                                                                                     \
-    static __attribute__((noinline)) void name(const struct product *p, long row, long panel, long rows,        \
-                                               int ahead, const float *next) {                                  \
-        tile_of(p, row, panel, rows, panels, ahead, next);                                                      \
-    }
-TILES(tile_of_one, 1)
-TILES(tile_of_two, 2)
+/* Not inlined: each of their tiles is some hundred instructions, and the compiler would take seconds for every copy. */
+#define APART static __attribute__((noinline))
+APART void tile_of_one(const struct product *p, long row, long panel, long rows, int ahead, const float *next) {
+    tile_of(p, row, panel, rows, 1, ahead, next);
+}
+APART void tile_of_two(const struct product *p, long row, long panel, long rows, int ahead, const float *next) {
+    tile_of(p, row, panel, rows, 2, ahead, next);
+}
 
 /* One to three rows are bound by memory: every panel once, several side by side. */
 static void side_by_side(const struct product *p, long first, long end) {
@@ -110,8 +103,8 @@ static void side_by_side(const struct product *p, long first, long end) {
     for (; panel < end; panel++) tile_of_one(p, 0, panel, p->M, 0, NULL);
 }
 
-/* Rows start ... stop of some panels, in tiles of equal height; the first tiles fetch the next panels from memory, `ahead` cache
- * lines in eight for each panel. */
+/* Rows start ... stop of some panels, in tiles of equal height; the first tiles fetch the next panels from memory, `ahead`
+ * cache lines in eight for each panel. */
 INLINE void panel_rows(const struct product *p, long panel, int panels, long start, long stop, int ahead) {
     long tiles = (stop - start + TILE_ROWS - 1) / TILE_ROWS, run = (p->K / 8) * panels * ahead * CACHE_LINE;
     const float *next = p->w + (panel + panels) * p->K * PANEL, *last = next + panels * p->K * PANEL;
