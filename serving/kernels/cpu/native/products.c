@@ -16,17 +16,19 @@ typedef float strip __attribute__((vector_size(64)));
 typedef float loose_strip __attribute__((vector_size(64), aligned(4), may_alias));
 #define TILE_ROWS 12
 #define TILE_PANELS 2
+#define CLAIM 2
 #else
 typedef vec strip;
 typedef loose_vec loose_strip;
 #define TILE_ROWS 6
 #define TILE_PANELS 1
+#define CLAIM 4 /* panels that a thread takes at a time: who loses its core for a while takes fewer of them */
 #endif
 #define STRIP ((long)(sizeof(strip) / sizeof(float)))
 #define WIDTH (PANEL / STRIP)
 #define STREAMS 4    /* panels of one row read side by side: that many runs of memory keep the prefetchers busy */
 #define ROW_BLOCK 96 /* rows of x that all panels go through before the next ones */
-#define CLAIM 4      /* panels that a thread takes at a time: who loses its core for a while takes fewer of them */
+#define FEW_ROWS 3   /* up to which products are bound by memory, whatever is done */
 
 struct product {
     const float *x, *w, *bias;
@@ -37,8 +39,8 @@ struct product {
 INLINE strip load_strip(const float *p) { return *(const loose_strip *)p; }
 INLINE void store_strip(float *p, strip v) { *(loose_strip *)p = v; }
 
-/* `rows` rows of x times `panels` panels of w, the first for the outputs from `panel` on. Meanwhile `ahead` cache lines in
- * eight of the next panels are fetched from `next` on. */
+/* `rows` rows of x times `panels` panels of w, the first for the outputs from `panel` on. Meanwhile `ahead` cache lines for
+ * every eight of k are fetched from `next` on. */
 INLINE void tile(const struct product *p, long row, long panel, int rows, int panels, int ahead, const float *next) {
     const float *x = p->x + row * p->K, *w = p->w + panel * p->K * PANEL;
     long K = p->K, k = 0;
@@ -91,29 +93,50 @@ APART void tile_of_two(const struct product *p, long row, long panel, long rows,
     tile_of(p, row, panel, rows, 2, ahead, next);
 }
 
-/* One to three rows are bound by memory: every panel once, several side by side. */
+/* One to three rows: every panel once, several side by side. */
 static void side_by_side(const struct product *p, long first, long end) {
-    int streams = p->M == 1 ? 4 : 2;
+    int streams = p->M == 1 ? STREAMS : 2;
     long panel = first;
     for (; panel + streams <= end; panel += streams) {
-        if (p->M == 1) tile(p, 0, panel, 1, 4, 0, NULL);
+        if (p->M == 1) tile(p, 0, panel, 1, STREAMS, 0, NULL);
         else if (p->M == 2) tile(p, 0, panel, 2, 2, 0, NULL);
         else tile(p, 0, panel, 3, 2, 0, NULL);
     }
     for (; panel < end; panel++) tile_of_one(p, 0, panel, p->M, 0, NULL);
 }
 
-/* Rows start ... stop of some panels, in tiles of equal height; the first tiles fetch the next panels from memory, `ahead`
- * cache lines in eight for each panel. */
-INLINE void panel_rows(const struct product *p, long panel, int panels, long start, long stop, int ahead) {
-    long tiles = (stop - start + TILE_ROWS - 1) / TILE_ROWS, run = (p->K / 8) * panels * ahead * CACHE_LINE;
-    const float *next = p->w + (panel + panels) * p->K * PANEL, *last = next + panels * p->K * PANEL;
+/* A run of weights that a thread is about to read. */
+struct run {
+    const float *from;
+    long length; /* floats */
+};
+
+/* What this thread reads after `piece` of a product with `claims` claims, as far as can be told: threads mostly take turns, and
+ * after the last piece soon comes the next product. */
+static struct run weights_after(const struct operation *o, const struct worker *me, long piece, long pieces, long claims) {
+    long K = o->n[2], then = piece + me->count;
+    if (then < pieces) return (struct run){(const float *)o->p[1] + then % claims * CLAIM * K * PANEL, TILE_PANELS * K * PANEL};
+    for (const struct operation *later = o + 1; later < me->operations + me->length; later++)
+        if (later->kind == o->kind) {
+            long its_K = later->n[2];
+            return (struct run){(const float *)later->p[1] + me->index * CLAIM * its_K * PANEL, TILE_PANELS * its_K * PANEL};
+        }
+    return (struct run){NULL, 0};
+}
+
+/* Rows start ... stop of some panels, in tiles of equal height, each of which fetches a part of `next` from memory. Without it
+ * memory rests while a tile computes: what the processor fetches ahead by itself ends with every page. */
+INLINE void panel_rows(const struct product *p, long panel, int panels, long start, long stop, struct run next) {
+    long tiles = (stop - start + TILE_ROWS - 1) / TILE_ROWS;
+    int ahead = tiles == 1 ? (3 * (stop - start) > 2 * TILE_ROWS ? 8 : 0) : tiles == 2 ? 4 : tiles == 3 ? 3 : tiles == 4 ? 2 : 1;
+    long share = p->K / 8 * panels * ahead * CACHE_LINE;
     for (long row = start; tiles > 0; tiles--) {
         long rows = (stop - row + tiles - 1) / tiles;
-        int fetched = next < last ? panels * ahead : 0;
-        if (panels == 2) tile_of_two(p, row, panel, rows, fetched, next);
-        else tile_of_one(p, row, panel, rows, fetched, next);
-        next += run;
+        int fetched = next.length > 0 ? panels * ahead : 0;
+        if (panels == 2) tile_of_two(p, row, panel, rows, fetched, next.from);
+        else tile_of_one(p, row, panel, rows, fetched, next.from);
+        next.from += share;
+        next.length -= share;
         row += rows;
     }
 }
@@ -121,20 +144,21 @@ INLINE void panel_rows(const struct product *p, long panel, int panels, long sta
 /* p: x [M, K], w in panels, bias [N] or NULL, y [M, N]; n: M, N, K. */
 void linear_panels(const struct operation *o, struct worker *me) {
     struct product p = {o->p[0], o->p[1], o->p[2], o->p[3], o->n[0], o->n[1], o->n[2]};
-    long panels = p.N / PANEL, claims = (panels + CLAIM - 1) / CLAIM, blocks = (p.M + ROW_BLOCK - 1) / ROW_BLOCK;
-    for (long piece; (piece = next_piece(me, blocks * claims)) >= 0;) {
-        long first = piece % claims * CLAIM, end = first + CLAIM < panels ? first + CLAIM : panels;
-        if (p.M <= 3) {
-            side_by_side(&p, first, end);
+    long claim = p.M <= FEW_ROWS ? STREAMS : CLAIM;
+    long panels = p.N / PANEL, claims = (panels + claim - 1) / claim, pieces = (p.M + ROW_BLOCK - 1) / ROW_BLOCK * claims;
+    for (long piece; (piece = next_piece(me, pieces)) >= 0;) {
+        long panel = piece % claims * claim, end = panel + claim < panels ? panel + claim : panels;
+        if (p.M <= FEW_ROWS) {
+            side_by_side(&p, panel, end);
             continue;
         }
         long start = piece / claims * ROW_BLOCK, stop = start + ROW_BLOCK < p.M ? start + ROW_BLOCK : p.M;
-        long tiles = (stop - start + TILE_ROWS - 1) / TILE_ROWS;
-        int ahead = tiles == 1 ? 0 : tiles == 2 ? 4 : tiles == 3 ? 3 : tiles == 4 ? 2 : 1;
-        long panel = first;
-        if (TILE_PANELS == 2)
-            for (; panel + 2 <= end; panel += 2) panel_rows(&p, panel, 2, start, stop, ahead);
-        for (; panel < end; panel++) panel_rows(&p, panel, 1, start, stop, ahead);
+        struct run after = weights_after(o, me, piece, pieces, claims);
+        for (long step; panel < end; panel += step) {
+            step = panel + TILE_PANELS <= end ? TILE_PANELS : 1;
+            struct run next = {p.w + (panel + step) * p.K * PANEL, TILE_PANELS * p.K * PANEL};
+            panel_rows(&p, panel, step, start, stop, panel + step < end ? next : after);
+        }
     }
 }
 
