@@ -172,8 +172,9 @@ static long find_chunk(const struct operation *o, const struct span *span, long 
     return stop;
 }
 
-/* The query heads of a span over its keys. */
-static void attend(const struct operation *o, const struct span *span, const float *query, struct head_state *states) {
+/* The query heads of a span over its keys; the last ones fetch what lies at `after` in place of the next chunk. */
+static void attend(const struct operation *o, const struct span *span, const float *query, struct head_state *states,
+                   const struct chunk *after) {
     long heads = o->n[2], group = o->n[1] / heads, D = o->n[3], count = span->end_head - span->first_head;
     int runs_straight = count == heads && o->n[4] % CHUNK == 0; /* a chunk is then one run of memory */
     float scale = (float)o->f;
@@ -188,6 +189,7 @@ static void attend(const struct operation *o, const struct span *span, const flo
         struct chunk *c = &chunks[i % 2], *next = &chunks[(i + 1) % 2];
         start = stop;
         if (start < span->end) stop = find_chunk(o, span, start, next);
+        else if (after) *next = *after;
         else next = c;
         c->next_keys = runs_straight ? next->keys[0] : states->acc; /* which is in the cache: nothing is fetched */
         c->next_values = runs_straight ? next->values[0] : states->acc;
@@ -240,20 +242,36 @@ static float *partial(const struct operation *o, long row, long segment, long he
     return (float *)o->p[6] + ((row * o->n[8] + segment) * o->n[1] + head) * (o->n[3] + LANES);
 }
 
-/* One segment, for the KV heads first_head ... end_head: to the output if the row has no other. */
-static void attend_segment(const struct operation *o, const struct row *row, long i, long segment, long first_head,
-                           long end_head) {
-    long group = o->n[1] / o->n[2], D = o->n[3], from = segment_start(row->first_segment + segment);
-    long to = segment_start(row->first_segment + segment + 1);
+/* A segment of the batch: of row i, before which other rows have `before`. */
+struct place {
+    long i, before, segment;
+    struct row row;
+};
+
+/* On to segment `number` of the batch, which is not before the last one. */
+static void go_on(const struct operation *o, struct place *at, long number) {
+    for (; number >= at->before + at->row.segments; at->row = find_row(o, ++at->i)) at->before += at->row.segments;
+    at->segment = number - at->before;
+}
+
+static struct span find_span(const struct place *at, long first_head, long end_head) {
+    const struct row *row = &at->row;
+    long from = segment_start(row->first_segment + at->segment), to = segment_start(row->first_segment + at->segment + 1);
+    return (struct span){row->table, from > row->first ? from : row->first, to < row->end ? to : row->end, first_head, end_head};
+}
+
+/* One segment, for the KV heads of the span: to the output if the row has no other. */
+static void attend_segment(const struct operation *o, const struct place *at, const struct span *span, const struct chunk *after) {
+    long group = o->n[1] / o->n[2], D = o->n[3];
+    const struct row *row = &at->row;
     struct head_state states[MAX_HEADS];
-    struct span span = {row->table, from > row->first ? from : row->first, to < row->end ? to : row->end, first_head, end_head};
-    attend(o, &span, (const float *)o->p[0] + row->token * o->n[6], states);
-    for (long q = first_head * group; q < end_head * group; q++) {
-        struct head_state *state = &states[q - first_head * group];
+    attend(o, span, (const float *)o->p[0] + row->token * o->n[6], states, after);
+    for (long q = span->first_head * group; q < span->end_head * group; q++) {
+        struct head_state *state = &states[q - span->first_head * group];
         float *out = (float *)o->p[7] + (row->token * o->n[1] + q) * D;
         vec divisor = splat(state->total);
         if (row->segments > 1) {
-            out = partial(o, i, segment, q);
+            out = partial(o, at->i, at->segment, q);
             out[D] = state->total;
             out[D + 1] = state->best;
             divisor = splat(1.0f);
@@ -277,6 +295,23 @@ static void merge(const struct operation *o, const struct row *row, long i, long
     }
 }
 
+/* What this thread reads after the segment at `at`: most likely segment `number`, or if that is -1 the weights of the next
+ * product. */
+static int find_after(const struct operation *o, const struct worker *me, const struct place *at, long number, struct chunk *c) {
+    if (number >= 0) {
+        struct place then = *at;
+        go_on(o, &then, number);
+        struct span span = find_span(&then, 0, o->n[2]);
+        find_chunk(o, &span, span.first, c);
+        return 1;
+    }
+    const struct operation *product = next_product(o, me);
+    if (!product) return 0;
+    c->keys[0] = first_weights(product, me).from;
+    c->values[0] = c->keys[0] + CHUNK * o->n[2] * o->n[3];
+    return 1;
+}
+
 /* p: query [.., Hq, D], key cache, value cache [slots, Hkv, D], tables [.., width] int32, seq_lens int32, picks [2, R] or
  * NULL: the rows of these two and the tokens of query and output (otherwise both are 0 ... R), partial sums [R, S, Hq, D + 8],
  * output [.., Hq, D]; n: R, Hq, Hkv, D, block size, width, floats between queries, window or 0, S, which is as many segments
@@ -286,14 +321,16 @@ void decode_attention(const struct operation *o, struct worker *me) {
     for (long i = 0; i < R; i++) total += find_row(o, i).segments;
     long parts = total > 0 ? (2 * me->count + total - 1) / total : 1; /* few segments: threads share the heads of one */
     if (parts > heads) parts = heads;
-    long i = 0, before = 0; /* segments of the rows before row i */
+    struct place at = {.before = LONG_MAX};
     for (long piece; (piece = next_piece(me, total * parts)) >= 0;) {
         if (total == 0) continue;
-        long segment = piece / parts, part = piece % parts;
-        if (segment < before) i = before = 0;
-        struct row row = find_row(o, i);
-        for (; segment >= before + row.segments; row = find_row(o, ++i)) before += row.segments;
-        attend_segment(o, &row, i, segment - before, part * heads / parts, (part + 1) * heads / parts);
+        long part = piece % parts, then = piece + me->count;
+        if (piece / parts < at.before) at = (struct place){.row = find_row(o, 0)};
+        go_on(o, &at, piece / parts);
+        struct span span = find_span(&at, part * heads / parts, (part + 1) * heads / parts);
+        struct chunk after;
+        int known = find_after(o, me, &at, then < total * parts ? then / parts : -1, &after);
+        attend_segment(o, &at, &span, known ? &after : NULL);
     }
 }
 

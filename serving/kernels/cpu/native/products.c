@@ -105,23 +105,20 @@ static void side_by_side(const struct product *p, long first, long end) {
     for (; panel < end; panel++) tile_of_one(p, 0, panel, p->M, 0, NULL);
 }
 
-/* A run of weights that a thread is about to read. */
-struct run {
-    const float *from;
-    long length; /* floats */
-};
+/* The panels of the tile at a thread's claim. */
+INLINE struct run panels_of(const struct operation *o, long claim) {
+    long panel = o->n[2] * PANEL;
+    return (struct run){(const float *)o->p[1] + claim * CLAIM * panel, TILE_PANELS * panel};
+}
 
-/* What this thread reads after `piece` of a product with `claims` claims, as far as can be told: threads mostly take turns, and
- * after the last piece soon comes the next product. */
+struct run first_weights(const struct operation *product, const struct worker *me) { return panels_of(product, me->index); }
+
+/* What this thread reads after `piece` of a product with `claims` claims, as far as can be told: threads mostly take turns. */
 static struct run weights_after(const struct operation *o, const struct worker *me, long piece, long pieces, long claims) {
-    long K = o->n[2], then = piece + me->count;
-    if (then < pieces) return (struct run){(const float *)o->p[1] + then % claims * CLAIM * K * PANEL, TILE_PANELS * K * PANEL};
-    for (const struct operation *later = o + 1; later < me->operations + me->length; later++)
-        if (later->kind == o->kind) {
-            long its_K = later->n[2];
-            return (struct run){(const float *)later->p[1] + me->index * CLAIM * its_K * PANEL, TILE_PANELS * its_K * PANEL};
-        }
-    return (struct run){NULL, 0};
+    long then = piece + me->count;
+    if (then < pieces) return panels_of(o, then % claims);
+    const struct operation *next = next_product(o, me);
+    return next ? first_weights(next, me) : (struct run){NULL, 0};
 }
 
 /* Rows start ... stop of some panels, in tiles of equal height, each of which fetches a part of `next` from memory. Without it

@@ -65,6 +65,14 @@ static int repeats(const struct operation *o) {
     return PARTS[o->kind] != pack_panels && !(PARTS[o->kind] == rms_norm && o->p[0]);
 }
 
+const struct operation *next_product(const struct operation *o, const struct worker *me) {
+    for (const struct operation *later = o + 1; later < me->operations + me->length; later++) {
+        if (PARTS[later->kind] == linear_panels) return later;
+        if (PARTS[later->kind] == decode_attention) return NULL;
+    }
+    return NULL;
+}
+
 /* All pieces of the current operation are finished: on to the next one, unless it would write what late threads still use. */
 static void advance(const struct worker *me) {
     struct team *team = me->team;

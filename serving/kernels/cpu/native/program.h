@@ -45,6 +45,18 @@ operation_part embed, linear_panels, linear_rows, pack_panels, rms_norm, rotary,
  * that lost its core is busy with may be handed out once more: both write the same bits. */
 long next_piece(struct worker *me, long total);
 
+/* The next product of the program if nothing before it reads much memory, or NULL: what fetches its weights now has them then. */
+const struct operation *next_product(const struct operation *o, const struct worker *me);
+
+/* A run of memory that a thread is about to read. */
+struct run {
+    const float *from;
+    long length; /* floats */
+};
+
+/* Where a thread starts to read the weights of a product, most likely. */
+struct run first_weights(const struct operation *product, const struct worker *me);
+
 /* The next of some equal shares of `total`, `per_thread` for each thread: first <= i < end. */
 static inline int next_share(struct worker *me, long total, long per_thread, long *first, long *end) {
     long most = me->count * per_thread, shares = total < most ? total : most;
