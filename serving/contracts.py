@@ -79,11 +79,13 @@ class AttentionMetadata:
 class ForwardContext:
     """What a forward pass hands to the layers: per KV group the metadata, per layer index its cache.
 
-    `caches` is None in the memory warm-up, where attention runs without a cache over the packed tokens.
+    `caches` is None in the memory warm-up, where attention runs without a cache over the packed tokens. `wanted` [R] int64,
+    R >= 1, are the packed indices of the tokens whose hidden states are asked for, None all of them.
     """
 
     attention: dict[str, AttentionMetadata]
     caches: list[KVLayerCache] | None
+    wanted: Tensor | None = None
 
 
 class AttentionBackend(Protocol):

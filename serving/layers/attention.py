@@ -59,8 +59,15 @@ class Attention:
         self.qkv.finalize()
         self.output.finalize()
 
-    def __call__(self, x: Tensor, positions: Tensor, rotary: RotaryTable, context: ForwardContext) -> Tensor:
-        """x [T, H] -> [T, H]; positions [T] int64."""
+    def __call__(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        rotary: RotaryTable,
+        context: ForwardContext,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """x [T, H] -> [T, H], or of the tokens `wanted` [R] alone [R, H]; positions [T] int64. All go into the cache."""
         heads = self._heads
         qkv = self.qkv(x).contiguous().view(-1, self._num_all, heads.head_dim)
         rotated = qkv[:, : self._num_rotated]
@@ -91,4 +98,5 @@ class Attention:
                 scale=self._scale,
                 window=self._window,
             )
-        return self.output(attended.reshape(x.shape[0], -1))
+        attended = attended.reshape(x.shape[0], -1)
+        return self.output(attended if wanted is None else attended[wanted])

@@ -99,11 +99,17 @@ class DecoderModel:
         self._head.finalize()
 
     def forward(self, token_ids: Tensor, positions: Tensor, context: ForwardContext) -> Tensor:
-        """token_ids, positions [T] int64 -> hidden states [T, H] after the final norm."""
+        """token_ids, positions [T] int64 -> hidden states after the final norm, [T, H] or [R, H] of the wanted tokens.
+
+        Of the others the last layer computes keys and values alone: nobody reads what comes after its attention.
+        """
         residual = self._embedding(token_ids)
         x = self._layers[0].input_norm(residual)
         for layer, next_norm in zip(self._layers, self._next_norms, strict=True):
-            x = layer.attention(x, positions, self._rotary, context)
+            wanted = context.wanted if layer is self._layers[-1] else None
+            x = layer.attention(x, positions, self._rotary, context, wanted)
+            if wanted is not None:
+                residual = residual[wanted]
             x = layer.post_attention_norm.add(x, residual)
             x = next_norm.add(layer.mlp(x), residual)
         return x

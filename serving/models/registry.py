@@ -50,7 +50,7 @@ class Model(Protocol):
     vocab_size: int
 
     def forward(self, token_ids: Tensor, positions: Tensor, context: ForwardContext) -> Tensor:
-        """token_ids, positions [T] int64 -> hidden [T, H]."""
+        """token_ids, positions [T] int64 -> hidden [T, H], or [R, H] of the tokens that the context wants."""
         ...
 
     def compute_logits(self, hidden: Tensor) -> Tensor | None:

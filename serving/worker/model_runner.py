@@ -83,6 +83,7 @@ class ModelRunner:
         """What the captures will need beside the cache, measured in the warm-up."""
         self._reads_late = overlapped and not device.is_host
         self._last_ids = device.mirror(np.zeros(max_num_seqs, dtype=np.int64))
+        self._first_token = torch.zeros(1, dtype=torch.int64, device=device.torch_device)
         self._unread: LaunchedStep | None = None
         self._collected_s = 0.0
 
@@ -192,11 +193,16 @@ class ModelRunner:
             num_rows = len(inputs.rows)
             captured = None if self._graphs is None else self._graphs.run(num_rows)
             return self._decode(self._inputs.decode_tokens(num_rows)) if captured is None else captured
-        hidden = self._forward(inputs.packed)
-        self._score_prompts(hidden, inputs, result)
+        if any(self._inputs[scheduled.row].params.prompt_logprobs for scheduled in inputs.rows):
+            hidden = self._forward(inputs.packed)
+            self._score_prompts(hidden, inputs, result)
+            hidden = hidden[inputs.last_tokens]
+        else:
+            # Where only a part of a prompt is computed nobody wants anything, and kernels want a row.
+            hidden = self._forward(inputs.packed, inputs.last_tokens if inputs.sampling else self._first_token)
         if not inputs.sampling:
             return hidden
-        logits = self._model.compute_logits(hidden[inputs.last_tokens])
+        logits = self._model.compute_logits(hidden)
         return hidden if logits is None else logits
 
     def _decode(self, packed: PackedTokens) -> Tensor:
@@ -205,9 +211,9 @@ class ModelRunner:
         logits = self._model.compute_logits(hidden)
         return hidden if logits is None else logits
 
-    def _forward(self, packed: PackedTokens) -> Tensor:
+    def _forward(self, packed: PackedTokens, wanted: Tensor | None = None) -> Tensor:
         packed.take_sampled(self._last_ids)
-        context = ForwardContext(attention=packed.attention, caches=self._caches)
+        context = ForwardContext(attention=packed.attention, caches=self._caches, wanted=wanted)
         return self._model.forward(packed.token_ids, packed.positions, context)
 
     def _start_masks(self, batch: ScheduledBatch, inputs: StepInputs) -> Callable[[], RowMasks] | None:

@@ -75,8 +75,8 @@ class PagedHarness:
         )
 
     @torch.inference_mode()
-    def step(self, chunks: dict[int, list[int]]) -> Tensor | None:
-        """Compute the next tokens of each row; logits [T, vocab_size] of all of them in order, on rank 0."""
+    def step(self, chunks: dict[int, list[int]], *, wanted: list[int] | None = None) -> Tensor | None:
+        """Compute the next tokens of each row; logits [T, vocab_size] in order, on rank 0: of all, or of those `wanted`."""
         rows, lens = list(chunks), [len(tokens) for tokens in chunks.values()]
         positions = torch.cat(
             [
@@ -87,6 +87,7 @@ class PagedHarness:
         context = ForwardContext(
             attention={spec.name: self.metadata(rows, lens) for spec in self.model.kv_groups},
             caches=self._caches,
+            wanted=None if wanted is None else torch.tensor(wanted),
         )
         tokens = torch.tensor([token for chunk in chunks.values() for token in chunk])
         hidden = self.model.forward(tokens, positions, context)

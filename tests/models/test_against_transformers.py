@@ -51,3 +51,17 @@ def test_mixed_batches(pair: tuple[Model, Tensor, list[int]]) -> None:
     logits = harness.step({0: tokens[50:51], 1: tokens[41:42], 2: tokens[1:2], 3: tokens[33:34]})
     assert logits is not None
     assert (logits - expected[[50, 41, 1, 33]]).abs().max() < TOLERANCE
+
+
+def test_only_wanted_tokens(pair: tuple[Model, Tensor, list[int]]) -> None:
+    """What nobody wants is not computed to its end, and is in the cache for those who come later."""
+    model, expected, tokens = pair
+    harness = PagedHarness(model, num_rows=4)
+    harness.step({0: tokens[:40]}, wanted=[0])
+    logits = harness.step({0: tokens[40:60], 1: tokens[:30], 2: tokens[:1]}, wanted=[19, 49, 50])
+    assert logits is not None
+    assert logits.shape == (3, VOCAB_SIZE)
+    assert (logits - expected[[59, 29, 0]]).abs().max() < TOLERANCE
+    logits = harness.step({0: tokens[60:], 1: tokens[30:31]})
+    assert logits is not None
+    assert (logits - torch.cat((expected[60:], expected[30:31]))).abs().max() < TOLERANCE
