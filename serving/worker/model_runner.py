@@ -23,7 +23,6 @@ from serving.grammar.store import GrammarStore
 from serving.kernels.dispatch import Kernels
 from serving.models.registry import Model
 from serving.platform import Device
-from serving.sampling.logprobs import TopOfRow
 from serving.sampling.sampler import Sampler, SamplingRow
 from serving.sampling.token_mask import TokenMasks
 from serving.worker.decode_graphs import DecodeGraphs
@@ -31,11 +30,9 @@ from serving.worker.decode_inputs import PackedTokens
 from serving.worker.device_sampling import DeviceSampling
 from serving.worker.input_batch import UNKNOWN_TOKEN, InputBatch, StepInputs
 from serving.worker.launched_step import LaunchedStep
+from serving.worker.prompt_scores import PromptScores
 from serving.worker.step_masks import PlacedMasks
 from serving.worker.warm_up_steps import cached_step, largest_step, rows_in_every_way
-
-_LOGIT_ROWS = 256
-"""Rows of logits made at once for prompt log-probabilities: bounds the memory of prompt_length x vocabulary."""
 
 
 class ModelRunner:
@@ -77,6 +74,7 @@ class ModelRunner:
             device=device,
             packer=kernels.decode_packer() if kernels.decode_packer and device.is_host else None,
         )
+        self._prompt_scores = PromptScores(model, self._inputs, self._sampler)
         self._graph_backend = graphs
         self._graphs: DecodeGraphs | None = None
         self.graph_bytes = 0
@@ -193,9 +191,9 @@ class ModelRunner:
             num_rows = len(inputs.rows)
             captured = None if self._graphs is None else self._graphs.run(num_rows)
             return self._decode(self._inputs.decode_tokens(num_rows)) if captured is None else captured
-        if any(self._inputs[scheduled.row].params.prompt_logprobs for scheduled in inputs.rows):
+        if self._prompt_scores.are_wanted(inputs):
             hidden = self._forward(inputs.packed)
-            self._score_prompts(hidden, inputs, result)
+            self._prompt_scores.score(hidden, inputs, result)
             hidden = hidden[inputs.last_tokens]
         else:
             # Where only a part of a prompt is computed nobody wants anything, and kernels want a row.
@@ -308,36 +306,6 @@ class ModelRunner:
         failed = step.result.failed_rows
         if failed:
             step.result.sampled = [token for token in step.result.sampled if token.row not in failed]
-
-    def _score_prompts(self, hidden: Tensor, inputs: StepInputs, result: StepResult) -> None:
-        """For rows that ask: what the model thinks of the prompt token after each prompt token of this step."""
-        start = 0
-        for scheduled in inputs.rows:
-            row = self._inputs[scheduled.row]
-            first = self._inputs.num_computed_tokens(scheduled.row) - scheduled.num_tokens
-            count = min(scheduled.num_tokens, row.num_prompt_tokens - 1 - first)
-            if row.params.prompt_logprobs and count > 0:
-                targets = row.token_ids[first + 1 : first + 1 + count]
-                values, tops = self._scores_of(
-                    hidden[start : start + count], targets, row.params.top_n_tokens
-                )
-                result.prompt_logprobs[scheduled.row] = values
-                if row.params.top_n_tokens:
-                    result.prompt_top_tokens[scheduled.row] = tops
-            start += scheduled.num_tokens
-
-    def _scores_of(
-        self, hidden: Tensor, targets: list[int], num_top: int
-    ) -> tuple[list[float], list[TopOfRow]]:
-        values: list[float] = []
-        tops: list[TopOfRow] = []
-        for first in range(0, len(targets), _LOGIT_ROWS):
-            logits = self._model.compute_logits(hidden[first : first + _LOGIT_ROWS])
-            if logits is not None:
-                found, likeliest = self._sampler.score(logits, targets[first : first + _LOGIT_ROWS], num_top)
-                values += found
-                tops += likeliest
-        return values, tops
 
     def _copy_block(self, copy: BlockCopy) -> None:
         for name, cache in zip(self._model.layer_groups, self._caches, strict=True):
