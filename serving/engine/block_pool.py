@@ -28,6 +28,8 @@ class BlockPool:
         if num_blocks < 2:
             raise BlockAccountingError(f"a block pool needs at least 2 blocks, got {num_blocks}")
         self.num_blocks = num_blocks
+        self.num_ever_used = 1
+        """Those from this number on were never handed out."""
         self._ref_counts = [0] * num_blocks
         self._hashes: list[bytes | None] = [None] * num_blocks
         self._index: dict[bytes, int] = {}
@@ -52,6 +54,8 @@ class BlockPool:
         block, _ = self._free.popitem(last=False)
         self._forget(block)
         self._ref_counts[block] = 1
+        if block >= self.num_ever_used:
+            self.num_ever_used = block + 1
         return block
 
     def lookup(self, block_hash: bytes) -> int | None:

@@ -217,6 +217,10 @@ class EngineCore:
             planning_core=planning_core,
         )
 
+    def share_of_cache_ever_used(self) -> float:
+        """0 to 1, from its beginning on. Safe in other threads."""
+        return self._cache.share_ever_used
+
     def stats(self) -> EngineStats:
         step = self._step_metrics.stats(
             running_max_tokens=self._scheduler.running_max_tokens,

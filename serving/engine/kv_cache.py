@@ -67,6 +67,11 @@ class KVCacheManager:
         """Allocatable blocks of the scarcest group."""
         return min(pool.num_allocatable for pool in self.pools)
 
+    @property
+    def share_ever_used(self) -> float:
+        """Of the blocks, in the group that used most: these are the first ones, and no other was ever written to."""
+        return max(pool.num_ever_used / pool.num_blocks for pool in self.pools)
+
     def fits_alone(self, num_tokens: int, max_step_tokens: int) -> bool:
         """Could a sequence of this length ever run, with the whole cache to itself?"""
         return all(

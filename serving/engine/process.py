@@ -25,6 +25,7 @@ from setproctitle import setproctitle
 
 from serving import huge_pages, logs
 from serving.config import ENGINE_SOCKET, RUN_CONFIG_FILE, ServerConfig, Stage
+from serving.engine.pages_ahead import PagesAhead
 from serving.engine.rank_group import RankDied
 from serving.engine.weights_ahead import bytes_on_host
 from serving.errors import InvalidRequest, RequestError, ServingError, StartupError, to_wire
@@ -44,7 +45,7 @@ from serving.messages import (
     SessionOpened,
     StepOutputs,
 )
-from serving.torch_import import load_meta_kernels, put_off_meta_kernels
+from serving.torch_import import put_off_meta_kernels
 
 if TYPE_CHECKING:
     from serving.engine.core import EngineCore
@@ -139,7 +140,9 @@ class EngineProcess:
         """Boot, serve until SIGTERM, close. What it raises goes to `fail`."""
         core, ready = build(options)
         hub = self._hub = EngineHub(self._socket_path, ready)
-        loop = self._loop = EngineLoop(core, hub, after_first_work=_finish_start)
+        loop = self._loop = EngineLoop(
+            core, hub, when_done=PagesAhead(core.share_of_cache_ever_used).engine_is_idle
+        )
 
         def stop(number: int, frame: FrameType | None) -> None:
             loop.stop()
@@ -188,15 +191,15 @@ class EngineProcess:
 
 
 class EngineLoop:
-    """Between two steps it answers the fronts; with nothing to do it sleeps until a front speaks. `after_first_work` is
-    called once, when the first requests are done."""
+    """Between two steps it answers the fronts; with nothing to do it sleeps until a front speaks. `when_done` is called
+    whenever the last request is done."""
 
     def __init__(
-        self, core: EngineCore, hub: EngineHub, *, after_first_work: Callable[[], None] | None = None
+        self, core: EngineCore, hub: EngineHub, *, when_done: Callable[[], None] | None = None
     ) -> None:
         self._core = core
         self._hub = hub
-        self._after_first_work = after_first_work
+        self._when_done = when_done
         self._has_worked = False
         self._stopping = False
         self._broken_reason: str | None = None
@@ -225,9 +228,10 @@ class EngineLoop:
         if not busy and not self._checked:
             self._core.check()
         self._checked = not busy
-        if self._has_worked and not busy and self._after_first_work is not None:
-            self._after_first_work()
-            self._after_first_work = None
+        if self._has_worked and not busy:
+            self._has_worked = False
+            if self._when_done is not None:
+                self._when_done()
         sessions = self._core.sessions
         events = self._hub.poll(0.0 if busy else sessions.seconds_to_expiry(time.monotonic()))
         sessions.expire(time.monotonic())
@@ -284,19 +288,6 @@ class EngineLoop:
             return
         refusal = SequenceOutput(request_id=request_id, finish_reason="error", error=to_wire(error))
         self._hub.send(front_id, StepOutputs(outputs=[refusal]))
-
-
-def _finish_start() -> None:
-    """What the start put off, beside the requests to come. A process that ends waits for the import, as a thread that is cut
-    off inside of torch may abort it, and does not wait for the pages."""
-    importing = threading.Thread(target=load_meta_kernels, name="import torch")
-
-    def change_pages() -> None:
-        importing.join()
-        huge_pages.make_huge()
-
-    importing.start()
-    threading.Thread(target=change_pages, name="huge pages", daemon=True).start()
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

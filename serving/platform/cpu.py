@@ -80,8 +80,10 @@ class CpuDevice:
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Memory is taken when it is first written, not here (torch's own zeros writes every page at once)."""
-        pages = huge_pages.zeroed(math.prod(shape) * dtype.itemsize)
-        return torch.frombuffer(pages, dtype=dtype, count=math.prod(shape)).view(shape)
+        return _as_tensor(huge_pages.zeroed(math.prod(shape) * dtype.itemsize), shape, dtype)
+
+    def growing_zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return _as_tensor(huge_pages.zeroed(math.prod(shape) * dtype.itemsize, grows=True), shape, dtype)
 
     def mirror(self, array: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array)
@@ -107,6 +109,10 @@ class CpuDevice:
 
     def empty_cache(self) -> None:
         return None
+
+
+def _as_tensor(pages: memoryview, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return torch.frombuffer(pages, dtype=dtype, count=math.prod(shape)).view(shape)
 
 
 def num_cores() -> int:

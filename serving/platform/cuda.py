@@ -73,6 +73,9 @@ class CudaDevice:
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return torch.zeros(shape, dtype=dtype, device=self.torch_device)
 
+    def growing_zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return self.zeros(shape, dtype)
+
     def mirror(self, array: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.torch_device, copy=True)
 

@@ -53,6 +53,10 @@ class Device(Protocol):
         """A new zeroed tensor."""
         ...
 
+    def growing_zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """A new zeroed tensor that will be written over time, from its beginning on."""
+        ...
+
     @property
     def is_host(self) -> bool:
         """Is the device's memory the host's, so that an array and its tensor are the same bytes?"""

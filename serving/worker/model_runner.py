@@ -93,7 +93,7 @@ class ModelRunner:
         for name in self._model.layer_groups:
             group, count = specs[name]
             shape = (count, self._block_size, group.num_kv_heads, group.head_dim)
-            key, value = (self._device.zeros(shape, group.dtype) for _ in range(2))
+            key, value = (self._device.growing_zeros(shape, group.dtype) for _ in range(2))
             self._caches.append(KVLayerCache(key=key, value=value))
         if self._graph_backend is not None:
             self._graphs = DecodeGraphs(self._graph_backend, self._inputs.decode, self._decode)
@@ -197,7 +197,9 @@ class ModelRunner:
             hidden = hidden[inputs.last_tokens]
         else:
             # Where only a part of a prompt is computed nobody wants anything, and kernels want a row.
-            hidden = self._forward(inputs.packed, inputs.last_tokens if inputs.sampling else self._first_token)
+            hidden = self._forward(
+                inputs.packed, inputs.last_tokens if inputs.sampling else self._first_token
+            )
         if not inputs.sampling:
             return hidden
         logits = self._model.compute_logits(hidden)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serving import huge_pages
-from serving.huge_pages import SIZE, make_huge, zeroed
+from serving.huge_pages import SIZE, grow_to, make_huge, zeroed
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 _RELEASE = tuple(int(part) for part in os.uname().release.split(".")[:2])
@@ -21,10 +21,11 @@ can_make_huge = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def nothing_else_is_small() -> Iterator[None]:
-    before = list(huge_pages._small)
+    before = list(huge_pages._small), list(huge_pages._growing)
     huge_pages._small.clear()
+    huge_pages._growing.clear()
     yield
-    huge_pages._small[:] = before
+    huge_pages._small[:], huge_pages._growing[:] = before
 
 
 def _address(memory: memoryview) -> int:
@@ -98,3 +99,34 @@ def test_a_kernel_that_refuses_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
     _write(memory)
     monkeypatch.setattr(huge_pages, "_MADV_COLLAPSE", 10_000)
     assert make_huge() == 0 and _is_as_written(memory)
+
+
+@can_make_huge
+def test_what_grows_is_touched_ahead_in_huge_pages_and_keeps_its_bytes() -> None:
+    keys, values, other = zeroed(8 * SIZE, grows=True), zeroed(4 * SIZE + PAGE, grows=True), zeroed(4 * SIZE)
+    keys[3], values[5] = 7, 9  # a first page of each is in use
+    before = _huge_bytes()
+    assert make_huge() == 2 and _huge_bytes() - before == 2 * SIZE
+    assert grow_to(0.25) == 2 + 1
+    assert _resident_pages(keys) == 2 * SIZE // PAGE and _resident_pages(values) == SIZE // PAGE
+    assert _huge_bytes() - before == 3 * SIZE
+    keys[3 * SIZE] = 11
+    assert grow_to(0.25) == grow_to(0.1) == 0
+    assert grow_to(1.0) == 6 + 3 and grow_to(2.0) == 0
+    assert _huge_bytes() - before == 12 * SIZE, "a part of a page at the end stays as it is"
+    assert (keys[3], keys[3 * SIZE], values[5]) == (7, 11, 9) and not any(keys[4:SIZE])
+    assert _resident_pages(other) == 0
+
+
+def test_a_kernel_that_cannot_touch_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = zeroed(4 * SIZE, grows=True)
+    memory[0] = 3
+    monkeypatch.setattr(huge_pages, "_MADV_POPULATE_WRITE", 10_000)
+    assert grow_to(1.0) == 0 and not huge_pages._growing
+    assert memory[0] == 3
+
+
+def test_what_grew_and_is_gone_is_passed_over() -> None:
+    memory = zeroed(4 * SIZE, grows=True)
+    del memory
+    assert make_huge() == 0 and grow_to(1.0) == 0

@@ -43,6 +43,9 @@ class FakeCore:
     def call_on_compiled(self, call: Callable[[], None]) -> None:
         """It compiles nothing."""
 
+    def share_of_cache_ever_used(self) -> float:
+        return 0.0
+
     def take_admissions(self) -> list[tuple[str, RequestError | None]]:
         return []
 

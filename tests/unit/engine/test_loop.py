@@ -37,7 +37,7 @@ class ScriptedHub:
     def flush(self, limit_s: float) -> None: ...
 
 
-def test_what_comes_after_the_first_work_comes_once_and_when_it_is_done() -> None:
+def test_whenever_the_last_request_is_done_somebody_hears_of_it() -> None:
     requests: list[FrontEvent | None] = [
         (
             "front",
@@ -51,9 +51,9 @@ def test_what_comes_after_the_first_work_comes_once_and_when_it_is_done() -> Non
     hub.loop = EngineLoop(
         cast("Any", FakeCore("")),
         cast(EngineHub, hub),
-        after_first_work=lambda: hub.log.append("after first work"),
+        when_done=lambda: hub.log.append("done"),
     )
     hub.loop.run()
     assert hub.log == [
-        "idle", "idle", "length", "after first work", "idle", "idle", "busy", "length", "idle", "idle",
+        "idle", "idle", "length", "done", "idle", "idle", "busy", "length", "done", "idle", "idle",
     ]  # fmt: skip

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import queue
+
+import pytest
+
+from serving.engine import pages_ahead
+from serving.engine.pages_ahead import PagesAhead
+
+LIMIT_S = 30.0
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> queue.Queue[object]:
+    """What is done for the memory, in order."""
+    log: queue.Queue[object] = queue.Queue()
+    monkeypatch.setattr(pages_ahead, "load_meta_kernels", lambda: log.put("import"))
+    monkeypatch.setattr(pages_ahead.huge_pages, "make_huge", lambda: log.put("huge"))
+    monkeypatch.setattr(pages_ahead.huge_pages, "grow_to", log.put)
+    return log
+
+
+def test_twice_what_was_used_is_kept_ready_and_no_more_than_all(done: queue.Queue[object]) -> None:
+    used = 0.1
+    pages = PagesAhead(lambda: used)
+    pages.engine_is_idle()
+    assert [done.get(timeout=LIMIT_S) for _ in range(3)] == ["import", "huge", 0.2]
+    used = 0.3
+    pages.engine_is_idle()
+    assert done.get(timeout=LIMIT_S) == 0.6
+    used = 0.7
+    pages.engine_is_idle()
+    assert done.get(timeout=LIMIT_S) == 1.0
+
+
+def test_nothing_happens_before_the_first_requests_are_done(done: queue.Queue[object]) -> None:
+    PagesAhead(lambda: 0.5)
+    assert done.empty()
