@@ -21,6 +21,8 @@ from benchmarks.record import Record, Run
 from benchmarks.workloads import Case, Family
 
 _WARM_TOKENS = 8
+SETTLE_S = 2.0
+"""For every engine before its turn: between requests it has a moment elsewhere too."""
 _RESERVE_BYTES = 2**30
 # What an engine takes for a model, in the size of its files: some keep a second copy while they load.
 _MEMORY_FACTOR = 2.5
@@ -70,7 +72,8 @@ class Stable:
         self._running: dict[str, Running] = {}  # in the order of their last use
 
     def get(self, entry: Entry) -> Running:
-        """Started and warm, and the only one that goes on. Raises `EngineFailed`."""
+        """Started and warm, and the only one that goes on, for a moment already: whatever an engine does between requests it
+        could not do while it was held. Raises `EngineFailed`."""
         running = self._running.pop(entry.label, None)
         for other in self._running.values():
             other.pause()
@@ -88,6 +91,7 @@ class Stable:
                 running.close()
                 raise EngineFailed(f"{entry.label} failed its warm-up: {errors[0]}")
         self._running[entry.label] = running
+        time.sleep(SETTLE_S)
         return running
 
     def start_s(self, label: str) -> float | None:

@@ -103,9 +103,9 @@ def make_huge() -> int:
     return changed
 
 
-def grow_to(share: float) -> int:
+def grow_to(share: float, *, may_go_on: Callable[[], bool]) -> int:
     """Touch of what grows that share, 0 to 1, from the beginning on, and return how many pages were new. All of it grows at
-    one pace. Rests as `make_huge` does; a system that cannot, or has no memory left, is not asked again."""
+    one pace. Asks before each page whether it may go on; a system that cannot, or has no memory left, is not asked again."""
     advise, num_new = _madvise(), 0
     _growing[:] = [given for given in _growing if given.mapping() is not None]
     wanted = [min(1.0, share) * given.num_bytes // SIZE for given in _growing]
@@ -114,13 +114,13 @@ def grow_to(share: float) -> int:
             pages = given.mapping()
             if pages is None or not given.num_touched <= page < count:
                 continue
-            step_s = time.perf_counter()
+            if not may_go_on():
+                return num_new
             if advise(address(pages) + given.offset + page * SIZE, SIZE, _MADV_POPULATE_WRITE):
                 _growing.clear()
                 return num_new
             given.num_touched, num_new = page + 1, num_new + 1
             del pages
-            time.sleep(time.perf_counter() - step_s)
     return num_new
 
 

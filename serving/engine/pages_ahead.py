@@ -14,11 +14,13 @@ minute or several, and one that is asked now and then does not take what it will
 
 
 class PagesAhead:
-    """Works in a thread, which starts when the first requests are done: before that, it would keep them waiting."""
+    """Works in a thread, which starts when the first requests are done: before that, it would keep them waiting. What the
+    cache needs next is only touched while there are no others."""
 
-    def __init__(self, share_ever_used: Callable[[], float]) -> None:
-        """`share_ever_used` of the cache, which is written from its beginning on."""
+    def __init__(self, share_ever_used: Callable[[], float], has_work: Callable[[], bool]) -> None:
+        """`share_ever_used` of the cache, which is written from its beginning on. Both are called in the thread."""
         self._share_ever_used = share_ever_used
+        self._has_work = has_work
         self._idle = threading.Event()
         self._started = False
 
@@ -36,9 +38,8 @@ class PagesAhead:
     def _work(self, importing: threading.Thread) -> None:
         importing.join()
         huge_pages.make_huge()
-        share = 0.0
-        while share < 1.0:
+        while True:
             self._idle.wait()
             self._idle.clear()
             share = min(1.0, _AHEAD * self._share_ever_used())
-            huge_pages.grow_to(share)
+            huge_pages.grow_to(share, may_go_on=lambda: not self._has_work())

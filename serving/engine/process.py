@@ -140,9 +140,8 @@ class EngineProcess:
         """Boot, serve until SIGTERM, close. What it raises goes to `fail`."""
         core, ready = build(options)
         hub = self._hub = EngineHub(self._socket_path, ready)
-        loop = self._loop = EngineLoop(
-            core, hub, when_done=PagesAhead(core.share_of_cache_ever_used).engine_is_idle
-        )
+        pages = PagesAhead(core.share_of_cache_ever_used, core.has_work)
+        loop = self._loop = EngineLoop(core, hub, when_done=pages.engine_is_idle)
 
         def stop(number: int, frame: FrameType | None) -> None:
             loop.stop()

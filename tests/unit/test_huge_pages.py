@@ -56,6 +56,10 @@ def _is_as_written(memory: memoryview) -> bool:
     return all(memory[start] == start // PAGE % 251 for start in range(0, len(memory), PAGE))
 
 
+def _grow_to(share: float) -> int:
+    return grow_to(share, may_go_on=lambda: True)
+
+
 @pytest.mark.parametrize("num_bytes", [0, 1, 4096, SIZE - 1, SIZE, SIZE + 1, 5 * SIZE + 4096])
 def test_zeroes_of_the_size_that_was_asked_for(num_bytes: int) -> None:
     memory = zeroed(num_bytes)
@@ -107,12 +111,12 @@ def test_what_grows_is_touched_ahead_in_huge_pages_and_keeps_its_bytes() -> None
     keys[3], values[5] = 7, 9  # a first page of each is in use
     before = _huge_bytes()
     assert make_huge() == 2 and _huge_bytes() - before == 2 * SIZE
-    assert grow_to(0.25) == 2 + 1
+    assert _grow_to(0.25) == 2 + 1
     assert _resident_pages(keys) == 2 * SIZE // PAGE and _resident_pages(values) == SIZE // PAGE
     assert _huge_bytes() - before == 3 * SIZE
     keys[3 * SIZE] = 11
-    assert grow_to(0.25) == grow_to(0.1) == 0
-    assert grow_to(1.0) == 6 + 3 and grow_to(2.0) == 0
+    assert _grow_to(0.25) == _grow_to(0.1) == 0
+    assert _grow_to(1.0) == 6 + 3 and _grow_to(2.0) == 0
     assert _huge_bytes() - before == 12 * SIZE, "a part of a page at the end stays as it is"
     assert (keys[3], keys[3 * SIZE], values[5]) == (7, 11, 9) and not any(keys[4:SIZE])
     assert _resident_pages(other) == 0
@@ -122,11 +126,20 @@ def test_a_kernel_that_cannot_touch_is_not_asked_again(monkeypatch: pytest.Monke
     memory = zeroed(4 * SIZE, grows=True)
     memory[0] = 3
     monkeypatch.setattr(huge_pages, "_MADV_POPULATE_WRITE", 10_000)
-    assert grow_to(1.0) == 0 and not huge_pages._growing
+    assert _grow_to(1.0) == 0 and not huge_pages._growing
     assert memory[0] == 3
 
 
 def test_what_grew_and_is_gone_is_passed_over() -> None:
     memory = zeroed(4 * SIZE, grows=True)
     del memory
-    assert make_huge() == 0 and grow_to(1.0) == 0
+    assert make_huge() == 0 and _grow_to(1.0) == 0
+
+
+@can_make_huge
+def test_what_grows_waits_while_others_work() -> None:
+    memory = zeroed(8 * SIZE, grows=True)
+    answers = [True, True, True, False]
+    assert grow_to(1.0, may_go_on=lambda: answers.pop(0)) == 3
+    assert _resident_pages(memory) == 3 * SIZE // PAGE and not answers
+    assert _grow_to(0.5) == 1

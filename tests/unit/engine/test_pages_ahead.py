@@ -16,23 +16,26 @@ def done(monkeypatch: pytest.MonkeyPatch) -> queue.Queue[object]:
     log: queue.Queue[object] = queue.Queue()
     monkeypatch.setattr(pages_ahead, "load_meta_kernels", lambda: log.put("import"))
     monkeypatch.setattr(pages_ahead.huge_pages, "make_huge", lambda: log.put("huge"))
-    monkeypatch.setattr(pages_ahead.huge_pages, "grow_to", log.put)
+    monkeypatch.setattr(
+        pages_ahead.huge_pages, "grow_to", lambda share, may_go_on: log.put((share, may_go_on()))
+    )
     return log
 
 
 def test_twice_what_was_used_is_kept_ready_and_no_more_than_all(done: queue.Queue[object]) -> None:
     used = 0.1
-    pages = PagesAhead(lambda: used)
+    busy = False
+    pages = PagesAhead(lambda: used, lambda: busy)
     pages.engine_is_idle()
-    assert [done.get(timeout=LIMIT_S) for _ in range(3)] == ["import", "huge", 0.2]
+    assert [done.get(timeout=LIMIT_S) for _ in range(3)] == ["import", "huge", (0.2, True)]
     used = 0.3
     pages.engine_is_idle()
-    assert done.get(timeout=LIMIT_S) == 0.6
-    used = 0.7
+    assert done.get(timeout=LIMIT_S) == (0.6, True)
+    used, busy = 0.7, True
     pages.engine_is_idle()
-    assert done.get(timeout=LIMIT_S) == 1.0
+    assert done.get(timeout=LIMIT_S) == (1.0, False)
 
 
 def test_nothing_happens_before_the_first_requests_are_done(done: queue.Queue[object]) -> None:
-    PagesAhead(lambda: 0.5)
+    PagesAhead(lambda: 0.5, lambda: False)
     assert done.empty()
