@@ -68,10 +68,10 @@ def zeroed(num_bytes: int, *, grows: bool = False) -> memoryview:
     return memoryview(pages)[first : first + num_bytes]
 
 
-def make_huge() -> int:
+def make_huge(*, others_compute: Callable[[], bool] = lambda: True) -> int:
     """Make huge pages of what was written of all that `zeroed` gave out, and return their number. A last page is made of
-    half a page or more. Each takes a millisecond or several, without the interpreter's lock, and then as long a rest, in
-    which others compute. What was touched ahead and is not used goes back to the system."""
+    half a page or more. Each takes a millisecond or several, without the interpreter's lock, and then as long a rest while
+    others compute. What was touched ahead and is not used goes back to the system."""
     global _ahead
     if _ahead is not None:
         _ahead.give_back()
@@ -85,7 +85,7 @@ def make_huge() -> int:
             continue
         first = address(pages) + given.offset
         for page in range((given.num_bytes + SIZE // 2) // SIZE):
-            changed, tried = changed + _collapse(advise, first + page * SIZE), tried + 1
+            changed, tried = changed + _collapse(advise, first + page * SIZE, others_compute), tried + 1
         del pages
     for given in _growing:
         if (pages := given.mapping()) is None:
@@ -94,7 +94,7 @@ def make_huge() -> int:
         advise(first, given.num_bytes // SIZE * SIZE, mmap.MADV_HUGEPAGE)  # what will be written
         for page in range(given.num_bytes // SIZE):
             tried += 1
-            if not _collapse(advise, first + page * SIZE):
+            if not _collapse(advise, first + page * SIZE, others_compute):
                 break  # here nothing was written so far
             changed += 1
         del pages
@@ -130,10 +130,11 @@ def _madvise() -> Callable[[int, int, int], int]:
     return advise
 
 
-def _collapse(advise: Callable[[int, int, int], int], start: int) -> bool:
+def _collapse(advise: Callable[[int, int, int], int], start: int, others_compute: Callable[[], bool]) -> bool:
     step_s = time.perf_counter()
     failed = advise(start, SIZE, _MADV_COLLAPSE)
     if failed and ctypes.get_errno() == errno.EAGAIN:  # a small page was just in use
         failed = advise(start, SIZE, _MADV_COLLAPSE)
-    time.sleep(time.perf_counter() - step_s)
+    if others_compute():
+        time.sleep(time.perf_counter() - step_s)
     return failed == 0

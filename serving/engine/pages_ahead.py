@@ -37,7 +37,7 @@ class PagesAhead:
 
     def _work(self, importing: threading.Thread) -> None:
         importing.join()
-        huge_pages.make_huge()
+        huge_pages.make_huge(others_compute=self._has_work)
         while True:
             self._idle.wait()
             self._idle.clear()

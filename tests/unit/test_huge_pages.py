@@ -143,3 +143,14 @@ def test_what_grows_waits_while_others_work() -> None:
     assert grow_to(1.0, may_go_on=lambda: answers.pop(0)) == 3
     assert _resident_pages(memory) == 3 * SIZE // PAGE and not answers
     assert _grow_to(0.5) == 1
+
+
+@can_make_huge
+def test_it_rests_while_others_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = zeroed(4 * SIZE)
+    _write(memory)
+    rests: list[float] = []
+    monkeypatch.setattr(huge_pages.time, "sleep", rests.append)
+    answers = [True, False, True, False]
+    assert make_huge(others_compute=lambda: answers.pop(0)) == 4
+    assert len(rests) == 2 and min(rests) > 0.0

@@ -15,7 +15,9 @@ def done(monkeypatch: pytest.MonkeyPatch) -> queue.Queue[object]:
     """What is done for the memory, in order."""
     log: queue.Queue[object] = queue.Queue()
     monkeypatch.setattr(pages_ahead, "load_meta_kernels", lambda: log.put("import"))
-    monkeypatch.setattr(pages_ahead.huge_pages, "make_huge", lambda: log.put("huge"))
+    monkeypatch.setattr(
+        pages_ahead.huge_pages, "make_huge", lambda others_compute: log.put(("huge", others_compute()))
+    )
     monkeypatch.setattr(
         pages_ahead.huge_pages, "grow_to", lambda share, may_go_on: log.put((share, may_go_on()))
     )
@@ -27,7 +29,7 @@ def test_twice_what_was_used_is_kept_ready_and_no_more_than_all(done: queue.Queu
     busy = False
     pages = PagesAhead(lambda: used, lambda: busy)
     pages.engine_is_idle()
-    assert [done.get(timeout=LIMIT_S) for _ in range(3)] == ["import", "huge", (0.2, True)]
+    assert [done.get(timeout=LIMIT_S) for _ in range(3)] == ["import", ("huge", False), (0.2, True)]
     used = 0.3
     pages.engine_is_idle()
     assert done.get(timeout=LIMIT_S) == (0.6, True)

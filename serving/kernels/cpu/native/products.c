@@ -132,7 +132,7 @@ INLINE void panel_rows(const struct product *p, long panel, int panels, long sta
         int fetched = next.length > 0 ? panels * ahead : 0;
         if (panels == 2) tile_of_two(p, row, panel, rows, fetched, next.from);
         else tile_of_one(p, row, panel, rows, fetched, next.from);
-        next.from += share;
+        if (fetched) next.from += share;
         next.length -= share;
         row += rows;
     }
