@@ -12,7 +12,7 @@ from serving.engine.block_pool import BlockAccountingError
 from tests.unit.engine.simulated_worker import EOS, Simulation, reference
 
 
-def _prompt(length: int, seed: int = 0) -> list[int]:
+def _prompt(length: int, seed: int | str = 0) -> list[int]:
     return [token for token in random.Random(seed).choices(range(8, 50), k=length)]
 
 

@@ -31,7 +31,7 @@ def _turn(simulation: Simulation, name: str, prompt: list[int], session: str, **
 def _flush(simulation: Simulation, name: str = "flush") -> None:
     """Traffic that takes every block that is free."""
     length = simulation.cache.block_size * min(pool.num_free for pool in simulation.cache.pools)
-    simulation.add(name, _prompt(length - 2, seed=hash(name) % 1000), max_output=1)
+    simulation.add(name, _prompt(length - 2, seed=name), max_output=1)
     simulation.run()
 
 
