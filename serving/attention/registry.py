@@ -23,13 +23,13 @@ def _sdpa(deterministic: bool) -> AttentionBackend:
 def _native(deterministic: bool) -> AttentionBackend:
     from serving.kernels.cpu.native import library
 
-    loaded = None if deterministic else library.load()
+    loaded = library.load()
     if loaded is None:
         return _sdpa(deterministic)
     from serving.attention.native import NativeAttention
     from serving.kernels.cpu.native.operations import NativeKernels
 
-    return NativeAttention(NativeKernels(loaded))
+    return NativeAttention(NativeKernels(loaded), deterministic=deterministic)
 
 
 def _triton(deterministic: bool) -> AttentionBackend:

@@ -167,7 +167,7 @@ class _BackgroundCompiler:
                 lambda text: tokenizer.encode(text, add_special_tokens=False),
                 vocab_size=vocab_size,
                 eos_token_ids=eos_token_ids,
-                kernels=library.load() if config.device == "cpu" and not config.deterministic else None,
+                kernels=library.load() if config.device == "cpu" else None,
             )
             setting = Setting(
                 token_bytes=list(vocabulary.token_bytes),

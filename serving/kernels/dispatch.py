@@ -75,7 +75,7 @@ _TILED = Kernels(
 def select_kernels(device: torch.device, *, deterministic: bool) -> Kernels:
     """With `deterministic`, the bits of a row never depend on the other rows of the batch."""
     if device.type == "cpu":
-        return _TILED if deterministic else _cpu_kernels()
+        return _compiled(_TILED if deterministic else _CPU)
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):  # what Triton needs
         return _TILED if deterministic else REFERENCE
     return deterministic_triton_kernels() if deterministic else triton_kernels()
@@ -103,16 +103,17 @@ def triton_kernels() -> Kernels:
     )
 
 
-def _cpu_kernels() -> Kernels:
-    """Compiled ones where this machine can compile them."""
+def _compiled(twins: Kernels) -> Kernels:
+    """Compiled kernels where this machine can compile them, and `twins` for what they do not cover."""
     from serving.kernels.cpu.native import library
     from serving.kernels.cpu.native.operations import NativeKernels
 
     loaded = library.load()
     if loaded is None:
-        return _CPU
-    native = NativeKernels(loaded)
-    return Kernels(
+        return twins
+    native = NativeKernels(loaded, twins)
+    return replace(
+        twins,
         pack=native.pack,
         embed=native.embed,
         linear=native.linear,

@@ -28,10 +28,10 @@ def choose_graphs(config: EngineConfig, device: Device) -> GraphBackend | None:
 def _choose(config: EngineConfig, device: Device) -> tuple[GraphBackend | None, str]:
     if not config.decode_graphs:
         return None, "switched off"
-    if config.deterministic:
-        return None, "deterministic runs use fixed tiles in torch"
     if device.is_host:
         return _choose_on_host(config)
+    if config.deterministic:
+        return None, "deterministic runs use fixed tiles in torch"
     if device.default_attention_backend == "sdpa":
         return None, "torch's own attention reads lengths on the host"
     from serving.platform.cuda_graphs import CudaGraphBackend

@@ -58,7 +58,7 @@ class Worker:
     def load(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Read this rank's shard. `progress(done, total)` counts bytes. Raises `ModelError`."""
         config = self._config
-        if config.device == "cpu" and not config.deterministic:
+        if config.device == "cpu":
             cores = place_threads(config.num_threads, rank=self._parallel.rank, num_ranks=config.num_ranks)
             if cores:
                 held, why = ",".join(map(str, cores)), "one each, as they fill the machine"

@@ -63,10 +63,10 @@ class Case:
         sides = [(key[-length:], value[-length:]) for (key, value), length in rows]
         return torch.cat([key for key, _ in sides]), torch.cat([value for _, value in sides])
 
-    def attend(self, native: NativeKernels, window: int | None) -> Tensor:
+    def attend(self, native: NativeKernels, window: int | None, *, deterministic: bool = False) -> Tensor:
         key, value = self.new_keys
         self.metadata.scratch.clear()
-        return NativeAttention(native).forward(
+        return NativeAttention(native, deterministic=deterministic).forward(
             self.query, key, value, cache=self.cache, metadata=self.metadata,
             scale=self.query.shape[2] ** -0.5, window=window,
         )  # fmt: skip
@@ -120,8 +120,10 @@ def expected(case: Case, window: int | None) -> Tensor:
 
 
 def check(native: NativeKernels, case: Case, window: int | None) -> None:
-    got = case.attend(native, window)
-    torch.testing.assert_close(got.double(), expected(case, window), atol=2e-5, rtol=1e-5)
+    wanted = expected(case, window)
+    for deterministic in (False, True):
+        got = case.attend(native, window, deterministic=deterministic)
+        torch.testing.assert_close(got.double(), wanted, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -169,6 +171,26 @@ def test_bits_of_a_prompt_do_not_depend_on_its_chunks(native: NativeKernels, win
     for first, end in ((0, 2), (2, 63), (63, 130), (130, 210)):
         chunk = _row(whole, 0, first, end)
         assert torch.equal(chunk.attend(native, window), attended[first:end])
+
+
+@pytest.mark.parametrize("window", [None, 40])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_deterministic_bits_are_those_of_the_token(
+    native: NativeKernels, shape: tuple[int, int, int], window: int | None
+) -> None:
+    """However many tokens of its row, and whatever rows, come with it."""
+    together = build(shape, [130, 300, 1, 90], [130, 7, 1, 1])
+    attended = together.attend(native, window, deterministic=True)
+    for first, end in ((0, 1), (1, 2), (2, 63), (63, 64), (64, 65), (65, 129), (129, 130)):
+        alone = _row(together, 0, first, end).attend(native, window, deterministic=True)
+        assert torch.equal(alone, attended[first:end])
+    for row, token in ((2, 137), (3, 138)):
+        assert torch.equal(_row(together, row).attend(native, window, deterministic=True)[0], attended[token])
+    decodes = build(shape, [300, 12, 700], [1, 1, 1])
+    attended = decodes.attend(native, window, deterministic=True)
+    torch.set_num_threads(1)
+    for row in range(3):
+        assert torch.equal(_row(decodes, row).attend(native, window, deterministic=True)[0], attended[row])
 
 
 def _row(case: Case, row: int, first: int | None = None, end: int | None = None) -> Case:

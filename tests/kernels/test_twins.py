@@ -8,15 +8,34 @@ import pytest
 import torch
 from torch import Tensor
 
+from serving.kernels.cpu import tiled
+from serving.kernels.cpu.native import library
 from serving.kernels.dispatch import REFERENCE, Kernels, select_kernels
 
 ROWS = [1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 31, 33, 64, 65, 130]
 
 
-@pytest.fixture(params=[False, True], ids=["default", "deterministic"])
-def kernels(request: pytest.FixtureRequest) -> Kernels:
+def _select(monkeypatch: pytest.MonkeyPatch, *, deterministic: bool, compiled: bool) -> Kernels:
     torch.manual_seed(0)
-    return select_kernels(torch.device("cpu"), deterministic=request.param)
+    if not compiled:
+        monkeypatch.setattr(library, "load", lambda: None)
+    kernels = select_kernels(torch.device("cpu"), deterministic=deterministic)
+    assert (kernels.sampler is not None) == compiled
+    return kernels
+
+
+@pytest.fixture(params=[False, True], ids=["torch", "compiled"])
+def deterministic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernels:
+    return _select(monkeypatch, deterministic=True, compiled=request.param)
+
+
+@pytest.fixture(
+    params=[(False, False), (False, True), (True, False), (True, True)],
+    ids=["default-torch", "default", "deterministic-torch", "deterministic"],
+)
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernels:
+    deterministic, compiled = request.param
+    return _select(monkeypatch, deterministic=deterministic, compiled=compiled)
 
 
 def close(left: Tensor, right: Tensor, tolerance: float = 2e-5) -> bool:
@@ -114,17 +133,22 @@ def test_silu_mul(kernels: Kernels, rows: int) -> None:
     assert close(kernels.silu_mul(x.t().contiguous().t()), expected)
 
 
-@pytest.mark.parametrize("size", [48, 100, 2049])
-def test_deterministic_rows_have_the_same_bits_in_every_batch(size: int) -> None:
-    kernels = select_kernels(torch.device("cpu"), deterministic=True)
-    torch.manual_seed(1)
-    x, weight, up = torch.randn(70, size), torch.randn(60, size), torch.randn(2 * 90, size)
-    norm = torch.rand(size)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("size", "outputs"), [(48, 60), (100, 61), (2049, 62), (58, 33)])
+@pytest.mark.usefixtures("threads")
+def test_deterministic_rows_have_the_same_bits_in_every_batch(
+    deterministic: Kernels, size: int, outputs: int, dtype: torch.dtype
+) -> None:
+    kernels, x = deterministic, torch.randn(70, size).to(dtype)
+    weight, up = (torch.randn(count, size).to(dtype) for count in (outputs, 2 * 90))
+    packed = kernels.pack(torch.randn(96, size).to(dtype))
+    norm = torch.rand(size).to(dtype)
 
     def computed(rows: Tensor) -> Tensor:
         linear = kernels.linear(rows, weight, None)
         gated = kernels.silu_mul(kernels.linear(rows, up, None))
-        return torch.cat((linear, gated, kernels.rms_norm(rows, norm, 1e-5)), dim=-1)
+        others = (kernels.linear(rows, packed, None), kernels.rms_norm(rows, norm, 1e-5))
+        return torch.cat((linear, gated, *others), dim=-1)
 
     everything = computed(x)
     for start, stop in ((0, 1), (3, 4), (69, 70), (0, 2), (5, 9), (1, 16), (30, 46), (2, 35)):
@@ -142,10 +166,10 @@ def test_deterministic_sums_on_a_gpu_are_those_of_one_program_per_row(
     kernels = select_kernels(torch.device("cuda"), deterministic=True)
     assert kernels.rms_norm is pointwise.rms_norm and kernels.add_rms_norm is pointwise.add_rms_norm
     assert kernels.silu_mul is pointwise.silu_mul and kernels.device_sampler is None
-    tiled = select_kernels(torch.device("cpu"), deterministic=True)
     assert kernels.linear is tiled.linear and kernels.normalizers is tiled.normalizers
     capability = (7, 5)
-    assert select_kernels(torch.device("cuda"), deterministic=True) is tiled
+    kernels = select_kernels(torch.device("cuda"), deterministic=True)
+    assert kernels.linear is tiled.linear and kernels.rms_norm is tiled.rms_norm
 
 
 @pytest.mark.parametrize("vocab", [10, 32, 70, 100])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from serving.kernels.cpu.native import library
 from serving.models.registry import Model
 from tests.models.checkpoints import VOCAB_SIZE, write_checkpoint
 from tests.models.harness import PagedHarness, load, random_tokens
@@ -16,8 +18,16 @@ PROMPT, STEPS = 37, 6
 TOKENS = random_tokens(PROMPT + STEPS, VOCAB_SIZE, seed=11)
 
 
+@pytest.fixture(scope="module", params=["compiled", "torch"])
+def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if request.param == "torch":
+            monkeypatch.setattr(library, "load", lambda: None)
+        yield
+
+
 @pytest.fixture(scope="module", params=["llama3", "mistral", "qwen3"])
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, kernels: None) -> Model:
     folder: Path = tmp_path_factory.mktemp(request.param)
     write_checkpoint(request.param, folder)
     return load(folder, deterministic=True)

@@ -1,9 +1,10 @@
-"""The compiled kernels with the signatures of their twins. Whatever they do not cover goes to `serving.kernels.cpu`."""
+"""The compiled kernels with the signatures of their twins, to which goes what they do not cover."""
 
 from __future__ import annotations
 
 import ctypes
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,11 +19,25 @@ _SEGMENT, _MAX_SEGMENTS = 256, 64
 """Of a context in decode attention: attention.c."""
 
 
-class NativeKernels:
-    """Operations on one loaded library. All take and give float32 on the CPU."""
+class Twins(Protocol):
+    """What serves other types and layouts."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def embed(self, token_ids: Tensor, weight: Tensor, /) -> Tensor: ...
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, /) -> Tensor: ...
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, /) -> Tensor: ...
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float, /) -> Tensor: ...
+    def rotary(self, x: Tensor, table: Tensor, positions: Tensor, /) -> Tensor: ...
+    def silu_mul(self, gate_up: Tensor, /) -> Tensor: ...
+    def mask_tokens(self, logits: Tensor, bits: Tensor, rows: list[int], /) -> None: ...
+
+
+class NativeKernels:
+    """Operations on one loaded library. All take and give float32 on the CPU, and the bits of a row do not depend on the
+    others: every sum has its own order. Only `decode` and `prefill` have different ones."""
+
+    def __init__(self, library: ctypes.CDLL, twins: Twins = cpu) -> None:
         self._library = library
+        self._twins = twins
         self._run = partial(program.run, library)
 
     def pack(self, weight: Tensor) -> Tensor:
@@ -37,7 +52,7 @@ class NativeKernels:
 
     def embed(self, token_ids: Tensor, weight: Tensor) -> Tensor:
         if weight.dtype is not torch.float32 or not weight.is_contiguous():
-            return cpu.embed(token_ids, weight)
+            return self._twins.embed(token_ids, weight)
         count, size = token_ids.shape[0], weight.shape[1]
         output = program.empty((count, size))
         sizes = [count, size, weight.dim() == 3]
@@ -47,7 +62,7 @@ class NativeKernels:
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """`weight` is [N, K], or what `pack` made of it."""
         if weight.dtype is not torch.float32 or x.dtype is not torch.float32 or not weight.is_contiguous():
-            return cpu.linear(x, weight, bias)
+            return self._twins.linear(x, weight, bias)
         rows, size = x.shape
         outputs = weight.numel() // size
         output = program.empty((rows, outputs))
@@ -58,12 +73,12 @@ class NativeKernels:
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         if x.dtype is not torch.float32:
-            return cpu.rms_norm(x, weight, eps)
+            return self._twins.rms_norm(x, weight, eps)
         return self._norm(None, x.contiguous() if x.dim() == 2 else _with_adjoining_heads(x), weight, eps)
 
     def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
         if x.dim() != 2 or x.dtype is not torch.float32 or not residual.is_contiguous():
-            return cpu.add_rms_norm(x, residual, weight, eps)
+            return self._twins.add_rms_norm(x, residual, weight, eps)
         return self._norm(x.contiguous(), residual, weight, eps)
 
     def _norm(self, x: Tensor | None, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -75,7 +90,7 @@ class NativeKernels:
 
     def rotary(self, x: Tensor, table: Tensor, positions: Tensor) -> Tensor:
         if x.dtype is not torch.float32 or not _heads_adjoin(x) or not table.is_contiguous():
-            return cpu.rotary(x, table, positions)
+            return self._twins.rotary(x, table, positions)
         output = program.empty(x.shape)
         tensors = [x, table, positions.contiguous(), output]
         self._run("rotary", tensors, [*x.shape, x.stride(0)], work=output.numel())
@@ -83,7 +98,7 @@ class NativeKernels:
 
     def silu_mul(self, gate_up: Tensor) -> Tensor:
         if gate_up.dtype is not torch.float32:
-            return cpu.silu_mul(gate_up)
+            return self._twins.silu_mul(gate_up)
         rows, half = gate_up.shape[0], gate_up.shape[1] // 2
         output = program.empty((rows, half))
         self._run("silu_mul", [gate_up.contiguous(), output], [rows, half], work=2 * output.numel())
@@ -91,7 +106,7 @@ class NativeKernels:
 
     def mask_tokens(self, logits: Tensor, bits: Tensor, rows: list[int]) -> None:
         if logits.dtype is not torch.float32 or logits.stride(1) != 1 or not bits.is_contiguous():
-            cpu.mask_tokens(logits, bits, rows)
+            self._twins.mask_tokens(logits, bits, rows)
             return
         self._library.mask_tokens_f32(
             logits.data_ptr(), logits.stride(0), bits.data_ptr(), bits.shape[1], (ctypes.c_long * len(rows))(*rows),
@@ -139,17 +154,18 @@ class NativeKernels:
 
     def prefill(
         self, query: Tensor, key_cache: Tensor, value_cache: Tensor, *, tables: Tensor, seq_lens: Tensor,
-        picks: Tensor, scale: float, window: int | None,
+        picks: Tensor | None, scale: float, window: int | None,
     ) -> Tensor:  # fmt: skip
         """Causal attention of rows with several new tokens, the last ones of their contexts, over a paged cache that holds
         them already. `picks` [3, R] int64: rows of tables [B, W] int32 and seq_lens [B] int32, where their tokens begin in
-        query [T, Hq, D], and how many they are. The result is [T, Hq, D]; other tokens of it are not written."""
+        query [T, Hq, D], and how many they are; None: all rows have one. The result is [T, Hq, D]; other tokens of it are
+        not written."""
         query = _with_adjoining_heads(query)
         output = program.empty(query.shape)
         block_size, num_kv_heads, head_dim = key_cache.shape[1:]
+        count = seq_lens.shape[0] if picks is None else picks.shape[1]
         sizes = [
-            picks.shape[1], query.shape[1], num_kv_heads, head_dim, block_size, tables.stride(0), query.stride(0),
-            window or 0,
+            count, query.shape[1], num_kv_heads, head_dim, block_size, tables.stride(0), query.stride(0), window or 0
         ]  # fmt: skip
         self._run(
             "prefill_attention",

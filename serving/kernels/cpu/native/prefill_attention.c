@@ -177,8 +177,8 @@ struct row {
 
 static struct row find_row(const struct operation *o, long i) {
     const long *picks = o->p[5];
-    long R = o->n[0], row = picks[i];
-    return (struct row){picks[R + i], picks[2 * R + i], ((const int *)o->p[4])[row], (const int *)o->p[3] + row * o->n[5]};
+    long R = o->n[0], row = picks ? picks[i] : i, first = picks ? picks[R + i] : i, tokens = picks ? picks[2 * R + i] : 1;
+    return (struct row){first, tokens, ((const int *)o->p[4])[row], (const int *)o->p[3] + row * o->n[5]};
 }
 
 /* Rows first ... end of a KV head. */
@@ -214,7 +214,7 @@ static long blocks_of(const struct operation *o, long i, long size) {
 }
 
 /* p: query [.., Hq, D], key cache, value cache [slots, Hkv, D], tables [.., width] int32, seq_lens int32, picks [3, R] int64:
- * rows of these two, the first of their new tokens and how many; nothing, output [.., Hq, D];
+ * rows of these two, the first of their new tokens and how many, or NULL: one token each; nothing, output [.., Hq, D];
  * n: R, Hq, Hkv, D, block size, width, floats between queries, window or 0; f: scale. Needs D <= MAX_HEAD, a multiple of 8. */
 void prefill_attention(const struct operation *o, struct worker *me) {
     long R = o->n[0], heads = o->n[2], group = o->n[1] / heads, size = 2 * BLOCK, total;
