@@ -157,7 +157,7 @@ def _alternate(
     )
     for number in range(1, options.rounds + 1):
         yield _run_own(running, case, load, number)
-        yield from (_run_public(client, load, number) for client in clients)
+        yield from (run_public(client, load, number) for client in clients)
 
 
 def _say(run: ClientRun, console: Console) -> None:
@@ -186,7 +186,8 @@ def _run_own(running: RunningServer, case: Case, load: Load, number: int) -> Cli
     )
 
 
-def _run_public(client: PublicClient, load: Load, number: int) -> ClientRun:
+def run_public(client: PublicClient, load: Load, number: int) -> ClientRun:
+    """Round `number` of a client that others wrote; what went wrong is in the result."""
     run = ClientRun(
         client=client.name,
         streams=load.streams,
@@ -201,7 +202,7 @@ def _run_public(client: PublicClient, load: Load, number: int) -> ClientRun:
         run.error = str(error)
         return run
     run.client_cpu_s = _children_cpu_s() - before_s
-    run.command = shlex.join(command)
+    run.command = shlex.join(command).replace(str(Path.home()), "$HOME")  # for anyone's machine
     run.tokens_per_s = seen.tokens_per_s
     run.first_token_p50_ms, run.between_p50_ms = seen.first_token_p50_ms, seen.between_p50_ms
     return run

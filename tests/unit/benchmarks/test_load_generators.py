@@ -12,6 +12,7 @@ import pytest
 from benchmarks import load_generators
 from benchmarks.load_generators import ClientFailed, Load, PublicClient, Seen, read_guidellm, read_vllm
 from benchmarks.peers.environments import PipEnvironment
+from benchmarks.public_clients import run_public
 
 LOAD = Load(
     port=80, model=Path("m"), served_name="m", streams=2, num_requests=4, prompt_tokens=8, new_tokens=8
@@ -80,6 +81,13 @@ def test_a_client_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(load_generators, "_LIMIT_S", 0.3)
     with pytest.raises(ClientFailed, match=r"did not end within 0\.3 s"):
         client("import time; time.sleep(60)").run(LOAD)
+
+
+def test_a_record_has_a_command_for_any_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(Path(sys.executable).parent))
+    text = guidellm_file(num_done=4, errors=[])
+    run = run_public(client(f"open('benchmarks.json', 'w').write({text!r})"), LOAD, 1)
+    assert run.command.startswith(f"$HOME/{Path(sys.executable).name} -c ") and not run.error
 
 
 def test_known_clients_ask_for_exactly_this_load() -> None:
