@@ -239,6 +239,19 @@ def test_a_compiler_that_fails_is_no_disaster(fresh_library: Path, monkeypatch: 
     assert list((fresh_library / f"textgen-endpoint-{os.getuid()}").iterdir()) == []
 
 
+def test_an_old_compiler_does_without_what_it_does_not_know(
+    fresh_library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, compiler = fresh_library / "cc", prebuilt.find_compiler()
+    complaint = "cc1: error: invalid --param name ‘avoid-fma-max-bits’"
+    old.write_text(
+        f'#!/bin/sh\ncase "$*" in *avoid-fma*) echo \'{complaint}\' >&2; exit 1;; esac\nexec {compiler} "$@"\n'
+    )
+    old.chmod(0o700)
+    monkeypatch.setattr(prebuilt.shutil, "which", lambda name: str(old))
+    assert library.load() is not None
+
+
 def test_builds_once_in_a_private_folder(fresh_library: Path) -> None:
     assert library.load() is not None
     folder = fresh_library / f"textgen-endpoint-{os.getuid()}"

@@ -20,9 +20,10 @@ from pathlib import Path
 SOURCES = tuple(sorted(Path(__file__).parent.glob("*.c")))
 HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))
 FOLDER = Path(__file__).with_name("prebuilt")
-COMPILE = ("-O3", "-fopenmp", "-fPIC", "-std=gnu11", "--param=avoid-fma-max-bits=0", "-c")
-"""For some processors GCC multiplies, rounds and adds where a loop has one sum, and rounds once where it has several: the
-bits of a row would depend on how many there are. Clang does not know the parameter, and only says so."""
+_ROUND_ONCE = "avoid-fma-max-bits"
+"""For some processors GCC, from 8 on, multiplies, rounds and adds where a loop has one sum, and rounds once where it has
+several: the bits of a row would depend on how many there are. At 0 of this it always rounds once."""
+COMPILE = ("-O3", "-fopenmp", "-fPIC", "-std=gnu11", f"--param={_ROUND_ONCE}=0", "-c")
 _COMPILERS = ("cc", "gcc", "clang")
 _COMPILE_LIMIT_S = 60.0
 
@@ -81,11 +82,21 @@ def compile_into(target: Path, *, compiler: str, march: str) -> None:
             for source, compiled in zip(SOURCES, objects, strict=True)
         ]
         with ThreadPoolExecutor() as pool:
-            list(pool.map(_run, commands))
+            list(pool.map(_compile, commands))
         # Linked without -fopenmp: that would bring the system's OpenMP runtime along.
         linked = Path(scratch) / "kernels.so"
         _run([compiler, "-shared", *objects, "-o", str(linked), "-lm"])
         linked.replace(target)
+
+
+def _compile(command: list[str]) -> None:
+    try:
+        _run(command)
+    except Unavailable as error:
+        if _ROUND_ONCE not in str(error):
+            raise
+        # A GCC before 8 does not know it and has no need of it; Clang takes no offence.
+        _run([word for word in command if _ROUND_ONCE not in word])
 
 
 def _run(command: list[str]) -> None:
