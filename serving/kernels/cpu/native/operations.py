@@ -33,7 +33,7 @@ class Twins(Protocol):
 
 class NativeKernels:
     """Operations on one loaded library. All take and give float32 on the CPU, and the bits of a row do not depend on the
-    others: every sum has its own order. Only `decode` and `prefill` have different ones."""
+    others: a sum has one order. That of attention is one in `decode` and another in `prefill`."""
 
     def __init__(self, library: ctypes.CDLL, twins: Twins = cpu) -> None:
         self._library = library
