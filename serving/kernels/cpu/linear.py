@@ -1,4 +1,4 @@
-"""Matrix products with few rows. Every bound here is measured: docs/performance.md, "CPU linear"."""
+"""Matrix products with few rows. Every bound here is measured: docs/performance.md, "Products without a compiler"."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
-"""Builds of the C kernels for whole families of processors, for images without a compiler: makes and finds them.
-
-    python -m serving.kernels.cpu.native.prebuilt        # next to their sources; needs a compiler
-
-Knows compilers and files, not tensors, and imports no torch.
+"""Builds of the C kernels for whole families of processors, for machines without a compiler: makes and finds them. A wheel
+has them (setup.py). Knows compilers and files, not tensors, and imports nothing that is installed.
 """
 
 from __future__ import annotations
@@ -10,9 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,22 +111,13 @@ def _flags(cpuinfo: str) -> set[str]:
     return {flag for name, _, value in lines if name.strip() in names for flag in value.split()}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    if list(sys.argv[1:] if arguments is None else arguments):
-        print(__doc__, file=sys.stderr)
-        return 2
-    try:
-        compiler = find_compiler()
-        FOLDER.mkdir(exist_ok=True)
-        for family in FAMILIES:
-            if family.machine == os.uname().machine:
-                compile_into(FOLDER / family.file_name, compiler=compiler, march=family.option)
-                print(FOLDER / family.file_name)
-    except (Unavailable, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def build_all(folder: Path) -> list[Path]:
+    """Builds for every family of this machine's kind of processor, in `folder`. Raises `Unavailable`."""
+    compiler = find_compiler()
+    folder.mkdir(parents=True, exist_ok=True)
+    built = []
+    for family in FAMILIES:
+        if family.machine == os.uname().machine:
+            compile_into(folder / family.file_name, compiler=compiler, march=family.option)
+            built.append(folder / family.file_name)
+    return built
